@@ -1,0 +1,227 @@
+"""The ports: what the layers above ask of the two edges, the GPU and the worker processes.
+
+Each edge is a few small protocols. `runtime` picks an implementation by name and imports it late;
+nobody else names one. Both drivers pass one contract suite (``tests/drivers/contract.py``), and so
+do the worker transports (``tests/workers/``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from .promise import Promise
+
+__all__ = [
+    "Codec",
+    "DeviceInfo",
+    "Driver",
+    "DriverEvent",
+    "DriverStream",
+    "Reply",
+    "WorkerChannel",
+    "WorkerSpec",
+    "WorkerTransport",
+]
+
+
+# ------------------------------------------------------------------------------ the GPU edge
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """One GPU as this program sees it, after ``CUDA_VISIBLE_DEVICES``."""
+
+    index: int
+    """Logical index: ``cuda:<index>``."""
+    name: str
+    uuid: str
+    total_memory: int
+    """Bytes."""
+    exclusive_process: bool = False
+    """The driver lets only one process use it (NVML's EXCLUSIVE_PROCESS compute mode)."""
+
+
+class DriverEvent(Protocol):
+    """A marker on a stream: done when all the work before it is done. Thread-safe."""
+
+    def done(self) -> bool:
+        """Whether it has been reached; raises `DeviceLost` after a device fault."""
+        ...
+
+    def synchronize(self) -> None:
+        """Block the calling thread, without the GIL, until done; raises like `done`."""
+        ...
+
+    def elapsed_since(self, earlier: DriverEvent) -> float:
+        """Seconds of device time between two finished events."""
+        ...
+
+
+class DriverStream(Protocol):
+    """An in-order queue of device work. Thread-safe."""
+
+    @property
+    def id(self) -> int:
+        """Unique among the live streams of the device; the default stream is 0."""
+        ...
+
+    @property
+    def device(self) -> int: ...
+
+    @property
+    def priority(self) -> int:
+        """In CUDA's sense: lower is more urgent."""
+        ...
+
+    def record(self) -> DriverEvent: ...
+    def wait_event(self, event: DriverEvent) -> None:
+        """Later work of this stream waits, on the device, for `event`; returns at once."""
+        ...
+
+    def close(self) -> None:
+        """Give the stream back once its work is done; idempotent, never blocks."""
+        ...
+
+
+class Driver(Protocol):
+    """One way to have GPUs. Everything here is quick, except where it says that it blocks."""
+
+    @property
+    def name(self) -> str: ...
+
+    def inventory(self) -> Sequence[DeviceInfo]:
+        """Return the visible devices in logical order. May block for tens of milliseconds."""
+        ...
+
+    def free_memory(self, device: int) -> int:
+        """Bytes free on the device, whoever uses the rest. May block for milliseconds."""
+        ...
+
+    def torch_device(self, device: int) -> str:
+        """What to hand to torch for this device: ``"cuda:0"``, or ``"cpu"`` for a virtual one."""
+        ...
+
+    def create_stream(self, device: int, *, level: int) -> DriverStream:
+        """Open a stream of its own; `level` is 0 (most urgent), 1 or 2 (least)."""
+        ...
+
+    def current_stream(self, device: int) -> DriverStream | None:
+        """The stream that this thread's work goes to now; None: the default stream."""
+        ...
+
+    def apply(self, stream: DriverStream) -> object:
+        """Make `stream` current for this thread; return the token that `undo` takes.
+
+        May raise: the step hook records the fault on the session and the step still runs.
+        """
+        ...
+
+    def undo(self, token: object) -> None:
+        """Restore what was current before `apply`. Strictly last in, first out."""
+        ...
+
+    def worker_environment(self, devices: Sequence[int]) -> Mapping[str, str]:
+        """Environment a worker process needs before it imports anything."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back; idempotent. Blocks until driver threads have ended."""
+        ...
+
+
+class Codec(Protocol):
+    """Teaches pickle to carry one library's objects with their memory out of band.
+
+    A driver registers one in both processes; the wire itself knows no library.
+    """
+
+    def reduce(self, obj: object) -> Any:
+        """Like ``object.__reduce_ex__(5)``, or ``NotImplemented`` for somebody else's objects."""
+        ...
+
+
+# -------------------------------------------------------------------------- the process edge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """Everything needed to start a worker."""
+
+    name: str
+    """For logs, errors and the process title: ``"Embed[0]@cuda:0"``."""
+    python: str | None = None
+    """Interpreter; None: the one running now."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Overlaid on this process's environment before the interpreter starts."""
+    start_timeout: float = 60.0
+    stop_grace: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """How one request to a worker ended: never an exception, so that none goes unretrieved."""
+
+    value: Any = None
+    error: Exception | None = None
+    """`ToolFailed`, `WorkerDied`, or another `WorkerError`."""
+    seconds: float = 0.0
+    """Time spent in the tool itself, measured in the worker."""
+
+
+class WorkerChannel(Protocol):
+    """One running worker. Methods are called in the event loop's thread."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def alive(self) -> bool: ...
+
+    def on_exit(self, callback: Callable[[Exception], None]) -> None:
+        """Call `callback(WorkerDied)` in the loop's thread when it ends, expected or not."""
+        ...
+
+    async def load(self, tool: object, devices: Sequence[str]) -> Reply:
+        """Send the tool over and run its `load`; the reply's value is None."""
+        ...
+
+    async def move(self, devices: Sequence[str]) -> Reply:
+        """Run the tool's `to`: ``["cpu"]`` offloads it."""
+        ...
+
+    def submit(self, items: list[Any], *, seeds: list[int] | None = None) -> Promise[Reply]:
+        """Queue one ``run(items)``; returns at once. Several may be in flight, served in order."""
+        ...
+
+    def cancel(self, promise: Promise[Reply]) -> None:
+        """Tell the worker that nobody wants this answer: one not yet started will not start, one
+        that runs sees ``asyncgpu.worker.cancelled()``. The reply still comes."""
+        ...
+
+    async def stop(self, *, grace: float | None = None) -> None:
+        """Close the tool, then end the whole process group within `grace` seconds plus one."""
+        ...
+
+    def kill(self) -> None:
+        """End the process group now. Pending replies become `WorkerDied`."""
+        ...
+
+
+class WorkerTransport(Protocol):
+    """One way to have workers."""
+
+    async def start(self, spec: WorkerSpec) -> WorkerChannel:
+        """Start a worker and wait for its handshake.
+
+        Raises:
+            WorkerStartTimeout: it was not ready in time; nothing of it is left.
+            WorkerDied: it ended before the handshake.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Kill what is left; afterwards no process, thread or descriptor remains."""
+        ...

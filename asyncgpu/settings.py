@@ -1,0 +1,110 @@
+"""Settings: the ``ASYNCGPU_*`` environment variables, read once, when a `Runtime` opens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .errors import InvalidRequest
+
+__all__ = ["Settings"]
+
+_PREFIX = "ASYNCGPU_"
+# Two names are shorter in the environment than as a parameter.
+_VARIABLE = {"allow_multiple_per_device": "ALLOW_MULTI_DEVICE"}
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything a `Runtime` can be told from outside.
+
+    ``Settings()`` holds the defaults; ``Settings.from_environ(os.environ)`` overlays each field's
+    variable, ``ASYNCGPU_`` and the field's name in capitals (``ASYNCGPU_ALLOW_MULTI_DEVICE`` for
+    `allow_multiple_per_device`). Times are seconds.
+    """
+
+    virtual_devices: str | None = None
+    """``"2x8GiB"`` makes ``cuda:0`` and ``cuda:1`` out of the CPU; None: real devices only."""
+
+    managed_devices: str | None = None
+    """``"cuda:0,cuda:1"`` or ``"0,1"``; None: all visible devices."""
+
+    offload_strategy: str = "restart"
+    """What becomes of an evicted worker: ``"restart"`` ends it, ``"cpu"`` moves its model away."""
+
+    allow_multiple_per_device: bool = False
+    """Packing: several holders share a device, spread by free memory; declared VRAM is reserved."""
+
+    ageing_seconds: float = 10.0
+    """A waiter rises one QoS class for each of these, so that nobody waits for ever."""
+
+    max_concurrent_sessions: int | None = None
+    """Sessions that may run at once on a device; None: no limit."""
+
+    worker_start_timeout: float = 60.0
+    """From spawning a worker process to its handshake; a tool's own `load` is not counted."""
+
+    worker_stop_grace: float = 2.0
+    """How long an ending worker may take for `Tool.close` before its process group is killed."""
+
+    soft_mark: float = 0.80
+    """Share of a budget above which pressure handlers are told."""
+
+    hard_mark: float = 0.95
+    """Share of a budget above which pressure handlers are told a second time."""
+
+    def __post_init__(self) -> None:
+        if self.offload_strategy not in ("restart", "cpu"):
+            raise InvalidRequest(
+                f"offload_strategy: {self.offload_strategy!r} is neither 'restart' nor 'cpu'"
+            )
+        for name in ("ageing_seconds", "worker_start_timeout"):
+            _require(name, getattr(self, name), lambda x: x > 0, "must be above 0 seconds")
+        _require("worker_stop_grace", self.worker_stop_grace, lambda x: x >= 0, "is negative")
+        if self.max_concurrent_sessions is not None and self.max_concurrent_sessions < 1:
+            raise InvalidRequest(f"max_concurrent_sessions: {self.max_concurrent_sessions} < 1")
+        if not 0 < self.soft_mark <= self.hard_mark <= 1:
+            raise InvalidRequest(
+                f"soft_mark {self.soft_mark} and hard_mark {self.hard_mark} must satisfy "
+                "0 < soft <= hard <= 1"
+            )
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
+        """Return the defaults overlaid with the variables of `environ`.
+
+        Raises:
+            InvalidRequest: a variable's value cannot be read; the message names the variable.
+        """
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            variable = _PREFIX + _VARIABLE.get(field.name, field.name.upper())
+            raw = environ.get(variable)
+            if raw is not None:
+                values[field.name] = _parse(variable, raw, str(field.type))
+        return cls(**values)
+
+
+def _parse(variable: str, raw: str, type_name: str) -> Any:
+    text = raw.strip()
+    if type_name == "bool":
+        if text.lower() not in _TRUE | _FALSE:
+            raise InvalidRequest(f"{variable}={raw!r}: write true or false")
+        return text.lower() in _TRUE
+    try:
+        if type_name.startswith("int"):
+            return int(text)
+        if type_name == "float":
+            return float(text)
+    except ValueError:
+        raise InvalidRequest(f"{variable}={raw!r} is not a number") from None
+    return text.lower() if variable.endswith("OFFLOAD_STRATEGY") else text
+
+
+def _require(name: str, value: float, holds: Any, otherwise: str) -> None:
+    if not (math.isfinite(value) and holds(value)):
+        raise InvalidRequest(f"{name}: {value} {otherwise}")
