@@ -197,8 +197,11 @@ class WorkerChannel(Protocol):
         ...
 
     def cancel(self, promise: Promise[Reply]) -> None:
-        """Tell the worker that nobody wants this answer: one not yet started will not start, one
-        that runs sees ``asyncgpu.worker.cancelled()``. The reply still comes."""
+        """Tell the worker that nobody wants this answer; the reply still comes.
+
+        A request not yet started will not start; one that runs sees
+        ``asyncgpu.worker.cancelled()``.
+        """
         ...
 
     async def stop(self, *, grace: float | None = None) -> None:

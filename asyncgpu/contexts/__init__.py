@@ -1,0 +1,1 @@
+"""Execution contexts: streams that follow the task, sessions, events."""

@@ -1,0 +1,1 @@
+"""Leases and residents on the devices of one machine: performs what the device table decides."""

@@ -1,0 +1,1 @@
+"""The GPU edge: the only place that imports torch, cuda or pynvml."""

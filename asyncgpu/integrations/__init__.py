@@ -1,0 +1,1 @@
+"""asyncgpu inside other software: web frameworks and tracing."""

@@ -1,0 +1,1 @@
+"""Public fakes for testing programs that use asyncgpu: virtual GPUs, gates, faults."""

@@ -1,0 +1,1 @@
+"""Models wrapped in classes, the pool that fans items out over them, and everything between."""

@@ -1,0 +1,1 @@
+"""The process edge: worker processes, their channels and what crosses them."""
