@@ -22,6 +22,7 @@ __all__ = [
     "Reply",
     "WorkerChannel",
     "WorkerSpec",
+    "WorkerStatistics",
     "WorkerTransport",
 ]
 
@@ -60,7 +61,10 @@ class DriverEvent(Protocol):
 
 
 class DriverStream(Protocol):
-    """An in-order queue of device work. Thread-safe."""
+    """An in-order queue of device work. Thread-safe.
+
+    After a device fault every method but `close` raises `DeviceLost`.
+    """
 
     @property
     def id(self) -> int:
@@ -104,17 +108,22 @@ class Driver(Protocol):
         ...
 
     def create_stream(self, device: int, *, level: int) -> DriverStream:
-        """Open a stream of its own; `level` is 0 (most urgent), 1 or 2 (least)."""
+        """Open a stream of its own; `level` is 0 (most urgent), 1 or 2 (least).
+
+        The first one may block for seconds: CUDA is initialised then.
+        """
         ...
 
     def current_stream(self, device: int) -> DriverStream | None:
         """The stream that this thread's work goes to now; None: the default stream."""
         ...
 
-    def apply(self, stream: DriverStream) -> object:
+    def apply(self, stream: DriverStream, *, inference: bool = False) -> object:
         """Make `stream` current for this thread; return the token that `undo` takes.
 
-        May raise: the step hook records the fault on the session and the step still runs.
+        With `inference`, torch's inference mode is on from here to `undo`; without it, the mode
+        stays as it is. May raise, having changed nothing: the step hook records the fault on the
+        session and the step still runs.
         """
         ...
 
@@ -123,7 +132,11 @@ class Driver(Protocol):
         ...
 
     def worker_environment(self, devices: Sequence[int]) -> Mapping[str, str]:
-        """Environment a worker process needs before it imports anything."""
+        """Environment a worker process needs before it imports anything.
+
+        The worker sees exactly `devices`, and ``cuda:0`` there is the first of them: give all, in
+        order, and indices mean the same in both processes.
+        """
         ...
 
     def close(self) -> None:
@@ -134,11 +147,16 @@ class Driver(Protocol):
 class Codec(Protocol):
     """Teaches pickle to carry one library's objects with their memory out of band.
 
-    A driver registers one in both processes; the wire itself knows no library.
+    The runtime names it by import path, and both processes make one; the wire knows no library.
     """
 
-    def reduce(self, obj: object) -> Any:
-        """Like ``object.__reduce_ex__(5)``, or ``NotImplemented`` for somebody else's objects."""
+    @property
+    def module(self) -> str:
+        """The library's top module. Until that is imported, the codec is not asked for anything."""
+        ...
+
+    def reducers(self) -> Mapping[type, Callable[[Any], Any]]:
+        """Return reduce functions, as for `copyreg.pickle`, by the exact types they are for."""
         ...
 
 
@@ -165,9 +183,21 @@ class Reply:
 
     value: Any = None
     error: Exception | None = None
-    """`ToolFailed`, `WorkerDied`, or another `WorkerError`."""
+    """`ToolFailed`, `WorkerDied`, another `WorkerError`, or `InvalidRequest`: cannot be sent."""
     seconds: float = 0.0
     """Time spent in the tool itself, measured in the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatistics:
+    """How a worker is, in its own words."""
+
+    served: int
+    """Requests it has ended, well or not."""
+    busy_seconds: float | None
+    """How long the current one has been running; None: idle."""
+    resident_memory: int
+    """Bytes of host memory; 0 where the system does not tell."""
 
 
 class WorkerChannel(Protocol):
@@ -182,6 +212,10 @@ class WorkerChannel(Protocol):
 
     def on_exit(self, callback: Callable[[Exception], None]) -> None:
         """Call `callback(WorkerDied)` in the loop's thread when it ends, expected or not."""
+        ...
+
+    def on_progress(self, callback: Callable[[Promise[Reply], float, float], None]) -> None:
+        """Call `callback(promise, done, total)` when the tool reports progress of a request."""
         ...
 
     async def load(self, tool: object, devices: Sequence[str]) -> Reply:
@@ -201,6 +235,14 @@ class WorkerChannel(Protocol):
 
         A request not yet started will not start; one that runs sees
         ``asyncgpu.worker.cancelled()``.
+        """
+        ...
+
+    async def statistics(self) -> WorkerStatistics:
+        """Ask the worker how it is; it answers while its tool is busy.
+
+        Raises:
+            WorkerDied: it has ended, or ends before it answers.
         """
         ...
 

@@ -1,0 +1,100 @@
+"""CUDA as torch has it in this process: opened once, at the first use of a stream."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from ...errors import DeviceError, RequestError
+from .current import CurrentCudaStreams
+from .faults import translated
+from .native import NativeStreams
+from .shelf import StreamShelf
+from .stream import CudaStream
+
+__all__ = ["CudaPlatform", "open_platform"]
+
+_OLDEST_TORCH = (2, 8)
+
+
+class CudaPlatform:
+    """What the driver needs of torch and of cuda-python.
+
+    Attributes:
+        current: the current streams of every thread.
+    """
+
+    def __init__(self, torch: Any, native: NativeStreams) -> None:
+        self._torch = torch
+        self._native = native
+        self._shelf = StreamShelf(self._create)
+        self.current = CurrentCudaStreams(torch)
+
+    def open_stream(self, device: int, level: int) -> CudaStream:
+        """Lend a stream of our own until it is closed.
+
+        Raises:
+            DeviceLost: the device has had a fault.
+            DeviceError: CUDA refused.
+        """
+        try:
+            loan = self._shelf.lend(device, level)
+        except RuntimeError as error:
+            raise translated(device, error) from None
+        return CudaStream(
+            loan.stream,
+            priority=loan.priority,
+            new_event=self._new_event,
+            give_back=functools.partial(self._shelf.take_back, loan),
+        )
+
+    def foreign_stream(self, device: int) -> CudaStream:
+        """Wrap the stream that other code made current in this thread; closing it does nothing."""
+        stream = self._torch.cuda.current_stream(device)
+        return CudaStream(
+            stream,
+            priority=stream.priority,
+            new_event=self._new_event,
+            give_back=lambda: None,
+        )
+
+    def _create(self, device: int, level: int) -> tuple[Any, int]:
+        handle, priority = self._native.create(device, level=level)
+        return self._torch.cuda.ExternalStream(handle, device=device), priority
+
+    def _new_event(self) -> Any:
+        return self._torch.cuda.Event(blocking=True, enable_timing=True)
+
+
+@functools.cache
+def open_platform() -> CudaPlatform:
+    """Import torch and initialise CUDA; takes seconds the first time.
+
+    The process has one CUDA, which cannot be closed and opened again, so it has one of these.
+
+    Raises:
+        RequestError: torch is too old, or built without CUDA, or cuda-python is missing.
+        DeviceError: CUDA cannot be initialised.
+    """
+    import torch
+
+    _check(torch)
+    native = NativeStreams()
+    _initialise(torch)
+    return CudaPlatform(torch, native)
+
+
+def _check(torch: Any) -> None:
+    version = str(torch.__version__)
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_TORCH:
+        wanted = ".".join(map(str, _OLDEST_TORCH))
+        raise RequestError(f"asyncgpu needs torch {wanted} or later on CUDA; this is {version}")
+    if torch.version.cuda is None:
+        raise RequestError(f"torch {version} is built without CUDA: install a CUDA build of torch")
+
+
+def _initialise(torch: Any) -> None:
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:
+        raise DeviceError(f"CUDA cannot be initialised: {error}") from None
