@@ -1,0 +1,43 @@
+"""What the device table wants done. Each action says why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .offload import OffloadStrategy
+
+__all__ = ["DeviceAction", "Evict", "Grant", "Reject"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The claim holds its devices from now on."""
+
+    claim: int
+    devices: tuple[int, ...]
+    """Logical indices; in the caller's order if it named them, else ascending; empty: the CPU."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The request could never be met; the claim is forgotten."""
+
+    claim: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Make the resident give its devices back, then report `Evicted`."""
+
+    claim: int
+    strategy: OffloadStrategy
+    cause: int | None
+    """The request that needs the devices; None: they are no longer managed."""
+    running: bool
+    """It is starting or in a call and is preempted: what it does must run again elsewhere."""
+    reason: str
+
+
+DeviceAction = Grant | Reject | Evict

@@ -1,0 +1,127 @@
+"""What the device table is told: requests, and outcomes that the shell reports back."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from .device_spec import DeviceSpec
+from .offload import OffloadStrategy
+from .qos import QoSPolicy
+
+__all__ = [
+    "BecameBusy",
+    "BecameIdle",
+    "Cancelled",
+    "ClaimKind",
+    "Configured",
+    "DeviceInput",
+    "Evicted",
+    "Pinned",
+    "Released",
+    "Requested",
+    "Shape",
+]
+
+
+class ClaimKind(Enum):
+    """How a device is held."""
+
+    LEASE = "lease"
+    """Scoped; never a victim."""
+    RESIDENT = "resident"
+    """A warm worker; may be evicted while idle and not pinned."""
+    CONTEXT = "context"
+    """An execution context of this process; contexts share a device with each other."""
+
+    # By identity: what Enum offers is Python code, and the scheduler hashes members all the time.
+    __hash__ = object.__hash__
+
+
+class Shape(NamedTuple):
+    """What a request needs of the devices. Requests of one shape are interchangeable."""
+
+    kind: ClaimKind
+    spec: DeviceSpec
+    vram: int | None = None
+    """Bytes reserved on each device; None: undeclared, nothing is reserved."""
+    among: frozenset[int] | None = None
+    """Logical indices it may use; None: every managed device."""
+    group: Hashable = None
+    """At most one claim of a group stands on a device; None: no group."""
+    preempts: QoSPolicy | None = None
+    """Running residents of this class and below may be its victims; None: only idle ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """Somebody asks for devices."""
+
+    claim: int
+    """A number never used before; names the claim from now on."""
+    shape: Shape
+    qos: QoSPolicy = QoSPolicy.BURSTABLE
+    held: frozenset[int] = frozenset()
+    """Claims the asker holds already: it must not wait for them."""
+    owner: str = ""
+    """Who asks, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The asker of a claim that is not granted yet has gone away."""
+
+    claim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The holder gave a granted claim back."""
+
+    claim: int
+
+
+@dataclass(frozen=True, slots=True)
+class BecameIdle:
+    """A resident ended a call, or its start, and may be evicted."""
+
+    claim: int
+
+
+@dataclass(frozen=True, slots=True)
+class BecameBusy:
+    """A resident began a call."""
+
+    claim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A resident is not to be evicted, or may be again."""
+
+    claim: int
+    pinned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """An eviction is over; its devices are free of the victim."""
+
+    claim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The devices to manage and how."""
+
+    managed: tuple[int, ...]
+    packing: bool
+    """Several leases and residents may share a device."""
+    strategy: OffloadStrategy
+
+
+DeviceInput = (
+    Requested | Cancelled | Released | BecameIdle | BecameBusy | Pinned | Evicted | Configured
+)

@@ -1,0 +1,199 @@
+"""Who stands on which device: holders, bytes, and the order in which open devices are offered."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Mapping
+
+from .claims import Claim, ClaimState
+from .device_inputs import ClaimKind, Shape
+
+__all__ = ["Device", "Occupancy"]
+
+_Rank = tuple[int, int, int]
+
+
+class Device:
+    """One device and everything that stands on it or will."""
+
+    __slots__ = (
+        "capacity",
+        "claims",
+        "crowded",
+        "earmark",
+        "index",
+        "managed",
+        "peak",
+        "present",
+        "rank",
+    )
+
+    def __init__(self, index: int, capacity: int) -> None:
+        self.index = index
+        self.capacity = capacity
+        self.managed = False
+        self.claims: dict[int, Claim] = {}
+        """By id: those granted, and those promised."""
+        self.present = 0
+        """Bytes reserved by those that are here, victims that have not left included."""
+        self.peak = 0
+        """The most bytes that will be reserved at once, in whatever order the victims leave."""
+        self.earmark: Claim | None = None
+        """The first waiter that keeps later ones from it."""
+        self.crowded = False
+        """Packing was switched off while several stood here; they may stay."""
+        self.rank: _Rank | None = None
+        """Its place among the open devices; None: nobody new can be placed here now."""
+
+    @property
+    def free(self) -> int:
+        """Bytes that nobody has now or will have when a promise to him is kept."""
+        return self.capacity - self.peak
+
+
+class Occupancy:
+    """All devices. Its methods keep bytes and ranks right; deciding is done elsewhere.
+
+    Open devices are kept sorted, so that a choice looks at few of them: with packing, by most free
+    bytes, then fewest holders, then index; without, by index, the empty ones first, then those
+    that only contexts stand on. Placing and lifting cost a bisection of that list each.
+    """
+
+    def __init__(self, capacities: Mapping[int, int]) -> None:
+        """Know the devices by logical index; `capacities` are bytes. None is managed yet."""
+        self.devices = {index: Device(index, capacities[index]) for index in sorted(capacities)}
+        self.packing = False
+        self._open: list[_Rank] = []
+        self._capacities: list[int] = []
+
+    @property
+    def managed(self) -> tuple[int, ...]:
+        """Indices of the devices that take new claims."""
+        return tuple(device.index for device in self.devices.values() if device.managed)
+
+    @property
+    def any_open(self) -> bool:
+        """Whether somebody could be placed anywhere now."""
+        return bool(self._open)
+
+    def configure(self, managed: Iterable[int], *, packing: bool) -> None:
+        """Change what is managed and how; whoever stands anywhere stays."""
+        chosen = frozenset(managed)
+        self.packing = packing
+        self._capacities = sorted(self.devices[index].capacity for index in chosen)
+        for device in self.devices.values():
+            device.managed = device.index in chosen
+            device.crowded = device.crowded or (not packing and len(device.claims) > 1)
+            self.refresh(device)
+
+    def count_managed(self, least: int) -> int:
+        """Return how many managed devices have at least that many bytes in all."""
+        return len(self._capacities) - bisect_left(self._capacities, least)
+
+    def place(self, claim: Claim, indices: tuple[int, ...]) -> None:
+        """Put `claim` on devices it does not stand on."""
+        claim.devices = indices
+        for index in indices:
+            device = self.devices[index]
+            device.claims[claim.id] = claim
+            self.refresh(device)
+
+    def lift(self, claim: Claim) -> None:
+        """Take `claim` off its devices."""
+        indices, claim.devices = claim.devices, ()
+        for index in indices:
+            device = self.devices[index]
+            del device.claims[claim.id]
+            if device.claims:
+                self._uncover(claim, device)
+            else:
+                device.crowded = False
+            self.refresh(device)
+
+    def changed(self, claim: Claim) -> None:
+        """Recount the devices of a claim that changed its state."""
+        for index in claim.devices:
+            self.refresh(self.devices[index])
+
+    def roomy(self, shape: Shape) -> Iterator[Device]:
+        """Yield the devices that may have room for one more of `shape`, best first."""
+        for rank in self._ranks(shape):
+            if self.packing:
+                if -rank[0] < (shape.vram or 0):
+                    return
+            elif rank[0] and shape.kind is not ClaimKind.CONTEXT:
+                return
+            yield self.devices[rank[2]]
+
+    def enterable(self, shape: Shape) -> Iterator[Device]:
+        """Yield the devices that somebody may still enter, if not `shape`, best first."""
+        for rank in self._ranks(shape):
+            yield self.devices[rank[2]]
+
+    def refresh(self, device: Device) -> None:
+        """Recount the bytes of `device` and put it in its place among the open ones."""
+        present = exclusive = 0
+        promised = False
+        for claim in device.claims.values():
+            if claim.shape.kind is not ClaimKind.CONTEXT:
+                exclusive += 1
+            if claim.state is ClaimState.PROMISED:
+                promised = True
+            elif claim.shape.vram:
+                present += claim.charge(device.index)
+        device.present = present
+        device.peak = max(present, _peak(device)) if promised else present
+        self._rank(device, exclusive)
+
+    def _rank(self, device: Device, exclusive: int) -> None:
+        if not device.managed or (exclusive and not self.packing):
+            rank = None
+        elif self.packing:
+            rank = (-device.free, len(device.claims), device.index)
+        else:
+            rank = (len(device.claims), 0, device.index)
+        if rank != device.rank:
+            if device.rank is not None:
+                del self._open[bisect_left(self._open, device.rank)]
+            if rank is not None:
+                insort(self._open, rank)
+            device.rank = rank
+
+    def _ranks(self, shape: Shape) -> Iterable[_Rank]:
+        named = shape.spec.indices or shape.among
+        if named is None:
+            return self._open
+        ranks = (self.devices[i].rank for i in named if i in self.devices)
+        return sorted(rank for rank in ranks if rank is not None)
+
+    @staticmethod
+    def _uncover(lease: Claim, device: Device) -> None:
+        """Whoever lived in `lease` lives on in the lease around that, or on its own."""
+        index = device.index
+        for claim in device.claims.values():
+            if claim.covers.get(index) is lease:
+                others = {i: cover for i, cover in claim.covers.items() if i != index}
+                outer = {index: lease.covers[index]} if index in lease.covers else {}
+                claim.covers = others | outer
+
+
+def _peak(device: Device) -> int:
+    """Return the most bytes that are reserved once some of the promises here are kept.
+
+    A promise is kept when the victims it waits for have left; by then, others that were told to
+    leave later for somebody else may still be here. Whoever is promised a device waits for all the
+    victims on it at that time, so one who was promised it earlier waits for no more of them.
+    """
+    index, here = device.index, device.claims.values()
+    promised = [claim for claim in here if claim.state is ClaimState.PROMISED]
+    leaving = [claim for claim in here if claim.state is ClaimState.EVICTING]
+    staying = sum(claim.charge(index) for claim in here) - sum(
+        claim.charge(index) for claim in (*promised, *leaving)
+    )
+    loads = []
+    for last in promised:
+        left = {victim.id for victim in leaving if victim.id in last.awaiting}
+        kept = [p for p in promised if {v.id for v in leaving if v.id in p.awaiting} <= left]
+        late = [victim for victim in leaving if victim.id not in left]
+        loads.append(staying + sum(claim.charge(index) for claim in (*kept, *late)))
+    return max(loads)

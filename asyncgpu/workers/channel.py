@@ -1,0 +1,318 @@
+"""One running worker, as the tools layer sees it: requests in, replies out, none ever lost.
+
+Two lanes lead to the worker. Requests and replies go over the work lane, in order; what must get
+through while the tool is busy goes over the control lane. Every reply resolves a plain promise
+straight from the lane's callback, which is what makes a small call cheap. A request whose worker
+ends is answered with `WorkerDied`, after every reply that the worker still had sent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import pickle
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+import anyio
+
+from ..errors import InvalidRequest, WorkerDied, WorkerError
+from ..ports import Codec, Reply, WorkerSpec, WorkerStatistics
+from ..promise import Promise, new_promise, resolve
+from .conveyor import Conveyor
+from .exchange import Exchange, Parcel
+from .failure import to_tool_failed, unreadable
+from .handshake import GREETING, Setup
+from .lane import Lane
+from .output import Output
+from .reactor import running_reactor
+from .spawn import WorkerProcess
+from .wire import Block, Frame, Kind, WireError, encode
+
+__all__ = ["ProcessChannel"]
+
+log = logging.getLogger("asyncgpu.workers")
+
+# More than this is copied, or unpickled, in a thread: about a tenth of a millisecond of copying.
+_HEAVY = 1 << 20
+
+
+class ProcessChannel:
+    """A worker process; implements `WorkerChannel`. Belongs to the event loop that started it."""
+
+    def __init__(
+        self, spec: WorkerSpec, process: WorkerProcess, codecs: Sequence[Codec], setup: Setup
+    ) -> None:
+        self._spec = spec
+        self._process = process
+        self._tool = spec.name
+        self._reactor = running_reactor()
+        ends = process.ends
+        self._exchange = Exchange(ends.outbound, ends.inbound, codecs)
+        self._sending = Conveyor(self._reactor, f"asyncgpu-send {spec.name}")
+        self._receiving = Conveyor(self._reactor, f"asyncgpu-receive {spec.name}")
+        self._requests = itertools.count(1)
+        self._pending: dict[int, Promise[Any]] = {}
+        self._exit_callbacks: list[Callable[[Exception], None]] = []
+        self._progress_callbacks: list[Callable[[Promise[Reply], float, float], None]] = []
+        self._ending = False
+        self._hello: Promise[bytes | None] = new_promise()
+        self._exited = anyio.Event()
+        self._output = Output(self._reactor, spec.name, ends.stdout, ends.stderr)
+        self._work = Lane(self._reactor, ends.work, self._on_work, self._on_end)
+        self._control = Lane(self._reactor, ends.control, self._on_control, self._on_end)
+        process.watch(self._reactor, self._on_process_exit)
+        # The worker reads this after its hello; sent ahead, it costs no round trip.
+        self._work.write(encode(Kind.SETUP, 0, pickle.dumps(setup, 5)))
+
+    # -------------------------------------------------------------------- what it is
+
+    @property
+    def name(self) -> str:
+        return self._spec.name
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes requests: it runs, and nobody has asked for its end."""
+        return not self._ending
+
+    @property
+    def output_tail(self) -> tuple[str, ...]:
+        """The last lines of its stderr, oldest first."""
+        return self._output.tail
+
+    @property
+    def exchange(self) -> Exchange:
+        """Its memory, for statistics and tests."""
+        return self._exchange
+
+    def on_exit(self, callback: Callable[[Exception], None]) -> None:
+        """Call `callback(WorkerDied)` when it ends; at once if it already has."""
+        if self._exited.is_set():
+            callback(self._died())
+        else:
+            self._exit_callbacks.append(callback)
+
+    def on_progress(self, callback: Callable[[Promise[Reply], float, float], None]) -> None:
+        """Call `callback(promise, done, total)` when a tool reports progress of a request."""
+        self._progress_callbacks.append(callback)
+
+    # --------------------------------------------------------------------- requests
+
+    async def hello(self) -> None:
+        """Wait for the handshake.
+
+        Raises:
+            WorkerDied: the process ended before it.
+            WorkerError: the worker is of another version.
+        """
+        greeting = await self._hello
+        if greeting is None:
+            raise self._died()
+        if greeting != GREETING:
+            raise WorkerError(
+                f"worker {self.name!r} says {greeting.decode(errors='replace')!r} and this program "
+                f"{GREETING.decode()!r}: install the same asyncgpu for both interpreters"
+            )
+
+    async def load(self, tool: object, devices: Sequence[str]) -> Reply:
+        self._tool = getattr(tool, "name", None) or type(tool).__qualname__
+        return await self._request(Kind.LOAD, (tool, tuple(devices)))
+
+    async def move(self, devices: Sequence[str]) -> Reply:
+        return await self._request(Kind.MOVE, tuple(devices))
+
+    def submit(self, items: list[Any], *, seeds: list[int] | None = None) -> Promise[Reply]:
+        return self._request(Kind.RUN, (items, seeds))
+
+    def cancel(self, promise: Promise[Reply]) -> None:
+        for request, pending in self._pending.items():
+            if pending is promise:
+                self._control.write(encode(Kind.CANCEL, request))
+                return
+
+    async def statistics(self) -> WorkerStatistics:
+        """Ask the worker how it is; it answers while its tool is busy.
+
+        Raises:
+            WorkerDied: it has ended, or does so before it answers.
+        """
+        if self._exited.is_set():
+            raise self._died()
+        request, promise = self._expect()
+        self._control.write(encode(Kind.PING, request))
+        reply: Reply = await promise
+        if reply.error is not None:
+            raise reply.error
+        return WorkerStatistics(*reply.value)
+
+    # -------------------------------------------------------------------------- end
+
+    async def stop(self, *, grace: float | None = None) -> None:
+        self._begin_ending()
+        try:
+            with anyio.move_on_after(self._spec.stop_grace if grace is None else grace):
+                await self._exited.wait()
+        finally:
+            self.kill()
+        with anyio.move_on_after(1) as scope:
+            await self._exited.wait()
+        if scope.cancelled_caught:
+            log.error("worker %s, process %s, does not die", self.name, self.pid)
+
+    def kill(self) -> None:
+        self._ending = True
+        self._process.kill()
+
+    async def wait_exited(self) -> None:
+        """Wait until nothing of it is left: process, threads, descriptors."""
+        await self._exited.wait()
+
+    def _begin_ending(self) -> None:
+        if not self._ending:
+            self._ending = True
+            self._control.write(encode(Kind.STOP, 0))
+            self._work.end_writing()
+
+    def _on_end(self, problem: WireError | None) -> None:
+        """A lane has ended: the worker is about to, or has lost its mind."""
+        if problem is not None:
+            self._output.note(f"asyncgpu: {problem}")
+        if problem is not None or not self._ending:
+            self.kill()
+
+    def _on_process_exit(self) -> None:
+        self._ending = True
+        self._work.drain()
+        self._control.drain()
+        # Behind the copies and replies that are still under way, so that each gets its answer.
+        nothing = partial(int, 0)
+        self._sending.put(
+            nothing,
+            lambda _: self._receiving.put(nothing, lambda _: self._finish(), heavy=False),
+            heavy=False,
+        )
+
+    def _finish(self) -> None:
+        self._output.close()
+        self._work.close()
+        self._control.close()
+        self._sending.close()
+        self._receiving.close()
+        self._exchange.close()
+        self._process.ends.close_files()
+        self._exited.set()
+        resolve(self._hello, None)
+        for request in tuple(self._pending):
+            _guarded(self._settle, request, Reply(error=self._died()))
+        callbacks, self._exit_callbacks = self._exit_callbacks, []
+        for callback in callbacks:
+            _guarded(callback, self._died())
+
+    def _died(self) -> WorkerDied:
+        return WorkerDied(self.name, self._process.exit_code, self._output.tail)
+
+    # ---------------------------------------------------------------------- sending
+
+    def _expect(self) -> tuple[int, Promise[Any]]:
+        request, promise = next(self._requests), new_promise()
+        self._pending[request] = promise
+        return request, promise
+
+    def _request(self, kind: Kind, value: object) -> Promise[Reply]:
+        busy = bool(self._pending)
+        request, promise = self._expect()
+        if self._ending:
+            self._settle(request, Reply(error=self._died()))
+            return promise
+        try:
+            parcel = self._exchange.pack(kind, request, value)
+        except Exception as error:  # noqa: BLE001 - picklers raise anything
+            refused = InvalidRequest(f"cannot be sent to worker {self.name!r}: {error}")
+            refused.__cause__ = error
+            self._settle(request, Reply(error=refused))
+            return promise
+        if not busy:
+            parcel.parts = self._exchange.release_parts() + parcel.parts
+        if not parcel.bulk and self._sending.idle:
+            # A busy worker will not look at it before this turn of the loop has ended.
+            self._work.write(parcel.parts, soon=busy)
+        else:
+            self._sending.put(
+                partial(_copy, parcel),
+                partial(self._on_copied, request, parcel),
+                heavy=parcel.bulk > _HEAVY,
+            )
+        return promise
+
+    def _on_copied(self, request: int, parcel: Parcel, error: Exception | None) -> None:
+        if error is None:
+            self._work.write(parcel.parts)
+        else:
+            self._settle(request, Reply(error=InvalidRequest(f"cannot be sent: {error}")))
+
+    # -------------------------------------------------------------------- receiving
+
+    def _on_work(self, frame: Frame) -> None:
+        if frame.kind == Kind.RELEASE:
+            self._exchange.on_release(frame)
+        elif frame.kind == Kind.HELLO:
+            resolve(self._hello, bytes(cast("memoryview", frame.body)))
+        elif self._receiving.idle and not isinstance(frame.body, Block):
+            self._settle(frame.request, self._read(frame))
+        else:
+            heavy = isinstance(frame.body, Block) and frame.body.size > _HEAVY
+            job, settle = partial(self._read, frame), partial(self._settle, frame.request)
+            self._receiving.put(job, settle, heavy=heavy)
+
+    def _on_control(self, frame: Frame) -> None:
+        value = pickle.loads(cast("memoryview", frame.body))
+        if frame.kind == Kind.PONG:
+            self._settle(frame.request, Reply(value=value))
+            return
+        promise = self._pending.get(frame.request)
+        if promise is not None:
+            for callback in self._progress_callbacks:
+                callback(promise, *value)
+
+    def _read(self, frame: Frame) -> Reply:
+        """Return the reply a frame holds. Never raises; may run in a thread."""
+        if frame.kind == Kind.SKIPPED:
+            return Reply(error=WorkerError(f"{self._tool}: cancelled before it started"))
+        try:
+            seconds, value = self._exchange.unpack(frame)
+        except Exception as error:  # noqa: BLE001 - somebody else's __setstate__, a missing module
+            return Reply(error=unreadable(self._tool, error))
+        if frame.kind == Kind.FAILED:
+            return Reply(error=to_tool_failed(self._tool, value), seconds=seconds)
+        return Reply(value, None, seconds)
+
+    def _settle(self, request: int, reply: Reply) -> None:
+        promise = self._pending.pop(request, None)
+        if promise is not None:
+            resolve(promise, reply)
+        if self._pending and self._exchange.inbound.any_done:
+            # A worker with more to do may need its blocks at once; an idle one gets them with its
+            # next request, which costs nothing.
+            self._control.write(self._exchange.release_parts())
+
+
+def _guarded(callback: Callable[..., None], *arguments: Any) -> None:
+    """Call somebody's callback; its failure must not cost the others theirs."""
+    try:
+        callback(*arguments)
+    except Exception:
+        log.exception("a worker's callback failed")
+
+
+def _copy(parcel: Parcel) -> Exception | None:
+    try:
+        parcel.copy()
+    except Exception as error:  # noqa: BLE001 - a full disk, where there is no memfd
+        return error
+    return None

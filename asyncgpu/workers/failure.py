@@ -1,0 +1,85 @@
+"""Exceptions across processes: described in the worker, made a `ToolFailed` in the program.
+
+The description is text, so that it always arrives. The exception itself travels beside it, already
+pickled: where it cannot be pickled, or not be unpickled, only it is missing.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..errors import ToolFailed
+
+__all__ = ["Failure", "describe_failure", "to_tool_failed", "unreadable"]
+
+
+class Failure(NamedTuple):
+    """What a worker says about an exception."""
+
+    exception_type: str
+    message: str
+    traceback: str
+    pickled: tuple[bytes, list[bytes]] | None
+
+
+def describe_failure(
+    error: BaseException, dumps: Callable[[object], tuple[bytes, list[memoryview]]]
+) -> Failure:
+    """Return everything about `error` that can leave this process."""
+    try:
+        body, buffers = dumps(error)
+        pickled = (body, [bytes(buffer) for buffer in buffers])
+    except Exception:  # noqa: BLE001 - picklers raise anything
+        pickled = None
+    return Failure(_qualified_name(type(error)), _message(error), _traceback(error), pickled)
+
+
+def to_tool_failed(tool: str, failure: Failure) -> ToolFailed:
+    """Return the error for the caller, with the remote exception as its cause if it survived."""
+    error = ToolFailed(tool, failure.exception_type, failure.message, failure.traceback)
+    error.__cause__ = _unpickled(failure)
+    return error
+
+
+def unreadable(tool: str, cause: Exception) -> ToolFailed:
+    """Return the error for an answer that arrived but cannot be unpickled in this process."""
+    message = f"its answer cannot be read here: {_message(cause)}"
+    error = ToolFailed(tool, _qualified_name(type(cause)), message, _traceback(cause))
+    error.__cause__ = cause
+    return error
+
+
+def _unpickled(failure: Failure) -> BaseException | None:
+    if failure.pickled is None:
+        return None
+    body, buffers = failure.pickled
+    try:
+        cause: Any = pickle.loads(body, buffers=[bytearray(buffer) for buffer in buffers])
+    except Exception:  # noqa: BLE001 - somebody else's constructor
+        return None
+    return cause if isinstance(cause, BaseException) else None
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as trouble:  # noqa: BLE001 - an exception may have any __str__
+        return f"<message not printable: {type(trouble).__name__}>"
+
+
+def _traceback(error: BaseException) -> str:
+    # Imported only here: a worker that never fails starts without it.
+    import traceback
+
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception as trouble:  # noqa: BLE001
+        return f"<traceback not printable: {type(trouble).__name__}>"
+
+
+def _qualified_name(kind: type) -> str:
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,69 @@
+"""The tool inside its worker: loaded, moved, asked, closed, and its answers checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["ToolHost"]
+
+
+class ToolHost:
+    """Holds the one tool of a worker. Whatever the tool raises passes through."""
+
+    def __init__(self) -> None:
+        self._tool: Any = None
+        self._takes_seeds: bool | None = None
+
+    def load(self, tool: Any, devices: Sequence[str]) -> None:
+        """Make `tool` this worker's; it learns all its devices before it loads on the first."""
+        tool.devices = tuple(devices)
+        tool.load(devices[0])
+        self._tool = tool
+
+    def move(self, devices: Sequence[str]) -> None:
+        """Run the tool's `to`; afterwards it stands on `devices`."""
+        tool = self._loaded()
+        tool.to(devices[0])
+        tool.devices = tuple(devices)
+
+    def run(self, items: list[Any], seeds: list[int] | None) -> list[Any]:
+        """Return the answers to `items`.
+
+        Raises:
+            TypeError: they are not a list.
+            ValueError: they are more or fewer than the items.
+        """
+        tool = self._loaded()
+        count = len(items)
+        if seeds is not None and self._accepts_seeds():
+            results = tool.run(items, seeds=seeds)
+        else:
+            results = tool.run(items)
+        if type(results) is not list and not isinstance(results, list):
+            raise TypeError(f"run() must return a list, not {type(results).__qualname__}")
+        if len(results) != count:
+            raise ValueError(f"run() returned {len(results)} results for {count} items")
+        return results
+
+    def close(self) -> None:
+        """Close the tool, if one was loaded."""
+        if self._tool is not None:
+            tool, self._tool = self._tool, None
+            tool.close()
+
+    def _loaded(self) -> Any:
+        if self._tool is None:
+            raise RuntimeError("no tool is loaded in this worker")
+        return self._tool
+
+    def _accepts_seeds(self) -> bool:
+        if self._takes_seeds is None:
+            import inspect
+
+            parameters = inspect.signature(self._tool.run).parameters.values()
+            self._takes_seeds = any(
+                parameter.name == "seeds" or parameter.kind is parameter.VAR_KEYWORD
+                for parameter in parameters
+            )
+        return self._takes_seeds

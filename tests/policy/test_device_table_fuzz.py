@@ -1,0 +1,324 @@
+"""Random life on a device table, held against the rule written out for everybody at once."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncgpu.policy.claims import ClaimState
+from asyncgpu.policy.device_actions import Evict, Grant, Reject
+from asyncgpu.policy.device_inputs import (
+    BecameBusy,
+    BecameIdle,
+    Cancelled,
+    ClaimKind,
+    Configured,
+    Evicted,
+    Pinned,
+    Released,
+    Requested,
+    Shape,
+)
+from asyncgpu.policy.device_spec import DeviceChoice, parse_device
+from asyncgpu.policy.device_table import DeviceTable
+from asyncgpu.policy.offload import OffloadStrategy
+from asyncgpu.policy.placement import eligible, is_kept_from, may_coexist
+from asyncgpu.policy.qos import QoSPolicy
+
+CAPACITY = 8
+
+
+@dataclass
+class Life:
+    """A table, the shell around it played by a script, and a record of both."""
+
+    seed: int
+    devices: int
+    packing: bool
+    table: DeviceTable = field(init=False)
+    now: float = 0.0
+    next_claim: int = 0
+    granted: set[int] = field(default_factory=set)
+    asked: dict[int, Requested] = field(default_factory=dict)
+    evicting: list[int] = field(default_factory=list)
+    inputs: list[tuple[object, float]] = field(default_factory=list)
+    actions: list[list[object]] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.random = random.Random(self.seed)
+        self.table = self.new_table()
+
+    def new_table(self):
+        capacities = dict.fromkeys(range(self.devices), CAPACITY)
+        return DeviceTable(capacities, packing=self.packing, ageing_seconds=5.0)
+
+    def tell(self, input):
+        self.now += self.random.choice([0.0, 0.5, 3.0])
+        actions = self.table.handle(input, self.now)
+        self.inputs.append((input, self.now))
+        self.actions.append(actions)
+        for action in actions:
+            self.perform(action)
+        self.table.check_invariants()
+        check_rule(self.table)
+
+    def perform(self, action):
+        match action:
+            case Grant(claim, devices):
+                check_grant(self.table, claim, devices)
+                assert self.asked[claim]
+                self.granted.add(claim)
+            case Reject(claim):
+                del self.asked[claim]
+            case Evict(claim, _, _, running):
+                victim = self.table.claim(claim)
+                assert victim.shape.kind is ClaimKind.RESIDENT
+                assert not victim.pinned
+                assert running or victim.last_used <= self.now
+                self.evicting.append(claim)
+
+    # ------------------------------------------------------------------ the script
+
+    def step(self):
+        moves = [self.request, self.request, self.release, self.cancel, self.finish_eviction]
+        moves += [self.toggle_busy] * 3 + [self.pin]
+        if self.random.random() < 0.03:
+            moves = [self.configure]
+        self.random.choice(moves)()
+
+    def request(self):
+        pick = self.random.choice
+        kind = pick([ClaimKind.LEASE, ClaimKind.RESIDENT, ClaimKind.RESIDENT, ClaimKind.CONTEXT])
+        index = self.random.randrange(self.devices)
+        other = (index + 1) % self.devices
+        texts = ["cuda", "cuda", "cudax2", f"cuda:{index}", f"cuda:{other},{index}", "cpu"]
+        if self.devices == 1:
+            texts = ["cuda", "cuda:0"]
+        among = None
+        if self.random.random() < 0.2:
+            among = frozenset(self.random.sample(range(self.devices), min(2, self.devices)))
+        shape = Shape(
+            kind,
+            parse_device(f"cuda:{index}" if kind is ClaimKind.CONTEXT else pick(texts)),
+            vram=pick([None, 0, 2, 3, 5, 8]),
+            among=among,
+            group=pick([None, None, "a", "b"]),
+            preempts=pick([None, None, None, *QoSPolicy]),
+        )
+        held = frozenset()
+        if self.granted and self.random.random() < 0.25:
+            held = frozenset(self.random.sample(sorted(self.granted), 1))
+        self.next_claim += 1
+        request = Requested(self.next_claim, shape, pick(list(QoSPolicy)), held)
+        self.asked[request.claim] = request
+        self.tell(request)
+
+    def release(self):
+        if self.granted:
+            claim = self.random.choice(sorted(self.granted))
+            self.forget(claim)
+            self.tell(Released(claim))
+
+    def cancel(self):
+        waiting = sorted(self.asked.keys() - self.granted)
+        if waiting:
+            claim = self.random.choice(waiting)
+            del self.asked[claim]
+            self.tell(Cancelled(claim))
+
+    def finish_eviction(self):
+        if self.evicting:
+            claim = self.random.choice(self.evicting)
+            self.forget(claim)
+            self.tell(Evicted(claim))
+
+    def toggle_busy(self):
+        residents = self.residents(ClaimState.STARTING, ClaimState.IDLE, ClaimState.BUSY)
+        if residents:
+            claim = self.random.choice(residents)
+            busy = self.table.claim(claim).state is ClaimState.BUSY
+            starting = self.table.claim(claim).state is ClaimState.STARTING
+            to_idle = busy or (starting and self.random.random() < 0.7)
+            self.tell(BecameIdle(claim) if to_idle else BecameBusy(claim))
+
+    def pin(self):
+        residents = self.residents(ClaimState.IDLE, ClaimState.BUSY)
+        if residents:
+            claim = self.random.choice(residents)
+            self.tell(Pinned(claim, not self.table.claim(claim).pinned))
+
+    def configure(self):
+        count = self.random.randint(1, self.devices)
+        managed = tuple(self.random.sample(range(self.devices), count))
+        strategy = self.random.choice(list(OffloadStrategy))
+        self.tell(Configured(managed, self.random.random() < 0.5, strategy))
+
+    def residents(self, *states):
+        return [id for id in sorted(self.granted) if self.table.claim(id).state in states]
+
+    def forget(self, claim):
+        self.granted.discard(claim)
+        del self.asked[claim]
+        if claim in self.evicting:
+            self.evicting.remove(claim)
+
+    def drain(self):
+        """Let everybody finish: whoever has devices gives them back, evictions end."""
+        for _ in range(20 * len(self.asked) + 20):
+            self.finish_eviction()
+            self.release()
+
+
+def check_grant(table, id, devices):
+    """Whoever gets a device may stand there beside everybody who is there now."""
+    claim = table.claim(id)
+    assert claim.devices == devices
+    for index in devices:
+        for other in table.occupancy.devices[index].claims.values():
+            if other.state.granted and other is not claim and not other.is_kin(claim):
+                # Strangers bear whom a lease beside them lets in, even if packing is off by now.
+                packing = table.occupancy.packing or claim.nested_in
+                assert may_coexist(claim.shape, other.shape, packing=packing), (claim, other)
+
+
+def check_rule(table):
+    """Go through all waiters in order, as the rule of `serving` says it."""
+    kept = {}
+    heads = set()
+    for claim in table.waiting():
+        shape = claim.shape
+        count = shape.spec.count
+        usable = [d for d in table.devices() if eligible(d, shape) and not keeps(kept, d, claim)]
+        free = [d for d in usable if room(table, d, claim, leaving_stay=True)]
+        if claim.state is ClaimState.PROMISED:
+            assert shape.spec.kind is DeviceChoice.EXACT or len(free) < count, claim
+            continue
+        assert len(free) < count, f"{claim} could be granted"
+        reach = [d for d in usable if room(table, d, claim, leaving_stay=False)]
+        assert len(reach) < count, f"{claim} could be promised"
+        if shape in heads:
+            assert claim.hands == ()
+            continue
+        heads.add(shape)
+        hands = expected_hands(table, claim, reach, kept)
+        assert set(claim.hands) == hands, claim
+        for index in hands:
+            kept[index] = claim
+
+
+def keeps(kept, device, claim):
+    """Whether an earlier waiter has its hand on the device; the table must agree."""
+    first = kept.get(device.index)
+    harmless = (
+        first is not None
+        and not claim.shape.vram
+        and {claim.shape.kind, first.shape.kind} == {ClaimKind.CONTEXT}
+    )
+    answer = first is not None and not harmless
+    if claim.state is ClaimState.WAITING:
+        assert answer == is_kept_from(device, claim)
+    return answer
+
+
+def room(table, device, claim, *, leaving_stay):
+    """Whether the device takes the claim, now or once all who could leave have left."""
+    shape = claim.shape
+    stay = []
+    for other in device.claims.values():
+        leaving = other.state is ClaimState.EVICTING
+        if other is claim or (not leaving_stay and (leaving or could_leave(other, claim))):
+            continue
+        stay.append(other)
+    needed = max(loads(device.index, stay))
+    fits = (shape.vram or 0) + needed <= device.capacity
+    packing = table.occupancy.packing
+    return fits and all(may_coexist(shape, c.shape, packing=packing) for c in stay)
+
+
+def loads(index, claims):
+    """Yield the bytes reserved for every way in which promises may be kept before others."""
+    promised = [c for c in claims if c.state is ClaimState.PROMISED]
+    for size in range(len(promised) + 1):
+        for kept in combinations(promised, size):
+            left = {id for c in kept for id in c.awaiting}
+            here = [c for c in claims if c not in promised and c.id not in left]
+            yield sum(c.charge(index) for c in (*here, *kept))
+
+
+def could_leave(victim, claim):
+    if claim.shape.group is not None and victim.shape.group == claim.shape.group:
+        return False
+    running = (ClaimState.STARTING, ClaimState.BUSY)
+    preempted = (
+        claim.shape.preempts is not None
+        and victim.state in running
+        and not victim.pinned
+        and victim.qos.rank >= claim.shape.preempts.rank
+        and victim.granted_after < claim.number
+    )
+    return victim.evictable or preempted
+
+
+def expected_hands(table, claim, reach, kept):
+    shape = claim.shape
+    exact = shape.spec.kind is DeviceChoice.EXACT
+    hands = [d.index for d in reach if d.index not in kept]
+    enterable = [
+        d
+        for d in table.devices()
+        if d.rank is not None and eligible(d, shape) and d.index not in kept
+        if exact or shape.group is None or shape.group not in groups_on(d)
+    ]
+    for device in sorted(enterable, key=lambda d: d.rank):
+        if len(hands) < shape.spec.count and device.index not in hands:
+            hands.append(device.index)
+    return set(hands)
+
+
+def groups_on(device):
+    return {claim.shape.group for claim in device.claims.values()}
+
+
+SEEDS = st.integers(0, 2**32)
+
+
+@settings(max_examples=150, deadline=None)
+@given(SEEDS, st.integers(1, 4), st.booleans(), st.integers(1, 80))
+def test_after_every_input_the_rule_holds_and_in_the_end_nobody_is_left(seed, n, packing, steps):
+    life = Life(seed, n, packing)
+    for _ in range(steps):
+        life.step()
+    life.drain()
+
+    assert life.table.waiting() == []
+    assert list(life.table.claims()) == []
+    assert all(not device.claims and device.earmark is None for device in life.table.devices())
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.integers(1, 4), st.booleans())
+def test_a_recorded_run_replays_to_the_same_actions(seed, n, packing):
+    life = Life(seed, n, packing)
+    for _ in range(60):
+        life.step()
+
+    again = life.new_table()
+    assert [again.handle(input, now) for input, now in life.inputs] == life.actions
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_long_life(seed):
+    life = Life(seed, devices=6, packing=seed % 2 == 0)
+    recent = deque(maxlen=2)
+    for _ in range(600):
+        recent.append(len(life.table.waiting()))
+        life.step()
+    life.drain()
+
+    assert list(life.table.claims()) == []
