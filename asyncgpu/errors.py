@@ -10,6 +10,7 @@
     │   ├── NoRuntime             no runtime is open here
     │   ├── ContextClosed         the execution context has been closed
     │   ├── DuplicateName         the name is taken
+    │   ├── SessionMisuse         entered twice, left out of order, awaited in the sync form
     │   └── VRAMBudgetExceeded    a context's own budget refused (also torch's OutOfMemoryError)
     ├── AdmissionRejected       try again after `retry_after` seconds (HTTP 503)
     ├── DeviceError             the GPU
@@ -46,6 +47,7 @@ __all__ = [
     "OutOfDeviceMemory",
     "PartialFailure",
     "RequestError",
+    "SessionMisuse",
     "ToolFailed",
     "VRAMBudgetExceeded",
     "WorkerDied",
@@ -84,6 +86,13 @@ class ContextClosed(RequestError):
 
 class DuplicateName(RequestError):
     """Something of that name is still open."""
+
+
+class SessionMisuse(RequestError, RuntimeError):
+    """A session was entered twice, left out of order, or awaited in its sync form.
+
+    It is raised after everything has been restored: no stream is left on any thread by it.
+    """
 
 
 class VRAMBudgetExceeded(RequestError):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+# An installed package brings them by its entry point; a source tree does not.
+pytest_plugins = ["asyncgpu.testing.plugin"]
+
 BACKENDS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
     pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),

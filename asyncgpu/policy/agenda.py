@@ -27,15 +27,16 @@ class Agenda:
 
     def add(self, claim: Claim, line: Line[Claim]) -> None:
         """Look again at `claim`, which stands in `line`."""
-        if not claim.queued:
-            claim.queued = True
+        if not claim.on_agenda:
+            claim.on_agenda = True
             heapq.heappush(self.entries, (claim.order, claim, line))
 
     def add_heads(self, line: Line[Claim]) -> None:
         """Look again at the heads of `line`."""
-        for head in (line.promised.head, line.waiting.head):
-            if head is not None:
-                self.add(head, line)
+        if line.promised.head is not None:
+            self.add(line.promised.head, line)
+        if line.waiting.head is not None:
+            self.add(line.waiting.head, line)
 
     def touch(self, indices: Iterable[int]) -> None:
         """Look again at everybody who could use these devices."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ..errors import InvalidTransition
 from .device_inputs import ClaimKind, Requested, Shape
+from .waiting import WaitQueue
 
 __all__ = ["NOBODY", "TRANSITIONS", "Claim", "ClaimState", "Journal", "JournalEntry", "Step"]
 
@@ -62,52 +63,62 @@ class Step(Enum):
     __hash__ = object.__hash__
 
 
-_Life = Mapping[tuple[ClaimState, Step], ClaimState]
+_Life = Mapping[ClaimState, Mapping[Step, ClaimState]]
 
-_QUEUED: _Life = {
-    (ClaimState.WAITING, Step.PROMISE): ClaimState.PROMISED,
-    (ClaimState.WAITING, Step.REJECT): ClaimState.GONE,
-    (ClaimState.WAITING, Step.CANCEL): ClaimState.GONE,
-    (ClaimState.PROMISED, Step.RECALL): ClaimState.WAITING,
-    (ClaimState.PROMISED, Step.CANCEL): ClaimState.GONE,
+_QUEUE: _Life = {
+    ClaimState.WAITING: {
+        Step.PROMISE: ClaimState.PROMISED,
+        Step.REJECT: ClaimState.GONE,
+        Step.CANCEL: ClaimState.GONE,
+    },
+    ClaimState.PROMISED: {
+        Step.RECALL: ClaimState.WAITING,
+        Step.CANCEL: ClaimState.GONE,
+    },
 }
 
 _SCOPED: _Life = {
-    **_QUEUED,
-    (ClaimState.WAITING, Step.GRANT): ClaimState.HELD,
-    (ClaimState.PROMISED, Step.GRANT): ClaimState.HELD,
-    (ClaimState.HELD, Step.RELEASE): ClaimState.GONE,
+    ClaimState.WAITING: {**_QUEUE[ClaimState.WAITING], Step.GRANT: ClaimState.HELD},
+    ClaimState.PROMISED: {**_QUEUE[ClaimState.PROMISED], Step.GRANT: ClaimState.HELD},
+    ClaimState.HELD: {Step.RELEASE: ClaimState.GONE},
+    ClaimState.GONE: {},
 }
 
 _RESIDENT: _Life = {
-    **_QUEUED,
-    (ClaimState.WAITING, Step.GRANT): ClaimState.STARTING,
-    (ClaimState.PROMISED, Step.GRANT): ClaimState.STARTING,
-    (ClaimState.STARTING, Step.IDLE): ClaimState.IDLE,
-    # Straight into its first call: a worker that just loaded is no victim before it was of use.
-    (ClaimState.STARTING, Step.BUSY): ClaimState.BUSY,
-    (ClaimState.STARTING, Step.PREEMPT): ClaimState.EVICTING,
-    (ClaimState.STARTING, Step.RELEASE): ClaimState.GONE,
-    (ClaimState.IDLE, Step.BUSY): ClaimState.BUSY,
-    (ClaimState.IDLE, Step.EVICT): ClaimState.EVICTING,
-    (ClaimState.IDLE, Step.RELEASE): ClaimState.GONE,
-    (ClaimState.BUSY, Step.IDLE): ClaimState.IDLE,
-    (ClaimState.BUSY, Step.PREEMPT): ClaimState.EVICTING,
-    (ClaimState.BUSY, Step.RELEASE): ClaimState.GONE,
-    # The call that was preempted has ended.
-    (ClaimState.EVICTING, Step.IDLE): ClaimState.EVICTING,
-    (ClaimState.EVICTING, Step.EVICTED): ClaimState.GONE,
-    (ClaimState.EVICTING, Step.RELEASE): ClaimState.GONE,
-    **{
-        (state, step): state
-        for state in (
-            ClaimState.STARTING,
-            ClaimState.IDLE,
-            ClaimState.BUSY,
-            ClaimState.EVICTING,
-        )
-        for step in (Step.PIN, Step.UNPIN)
+    ClaimState.WAITING: {**_QUEUE[ClaimState.WAITING], Step.GRANT: ClaimState.STARTING},
+    ClaimState.PROMISED: {**_QUEUE[ClaimState.PROMISED], Step.GRANT: ClaimState.STARTING},
+    ClaimState.STARTING: {
+        Step.IDLE: ClaimState.IDLE,
+        # Straight into its first call: what just loaded is no victim before it was of any use.
+        Step.BUSY: ClaimState.BUSY,
+        Step.PREEMPT: ClaimState.EVICTING,
+        Step.RELEASE: ClaimState.GONE,
+        Step.PIN: ClaimState.STARTING,
+        Step.UNPIN: ClaimState.STARTING,
     },
+    ClaimState.IDLE: {
+        Step.BUSY: ClaimState.BUSY,
+        Step.EVICT: ClaimState.EVICTING,
+        Step.RELEASE: ClaimState.GONE,
+        Step.PIN: ClaimState.IDLE,
+        Step.UNPIN: ClaimState.IDLE,
+    },
+    ClaimState.BUSY: {
+        Step.IDLE: ClaimState.IDLE,
+        Step.PREEMPT: ClaimState.EVICTING,
+        Step.RELEASE: ClaimState.GONE,
+        Step.PIN: ClaimState.BUSY,
+        Step.UNPIN: ClaimState.BUSY,
+    },
+    ClaimState.EVICTING: {
+        # The call that was preempted has ended.
+        Step.IDLE: ClaimState.EVICTING,
+        Step.EVICTED: ClaimState.GONE,
+        Step.RELEASE: ClaimState.GONE,
+        Step.PIN: ClaimState.EVICTING,
+        Step.UNPIN: ClaimState.EVICTING,
+    },
+    ClaimState.GONE: {},
 }
 
 TRANSITIONS: Mapping[ClaimKind, _Life] = {
@@ -115,8 +126,7 @@ TRANSITIONS: Mapping[ClaimKind, _Life] = {
     ClaimKind.CONTEXT: _SCOPED,
     ClaimKind.RESIDENT: _RESIDENT,
 }
-"""The whole life of a claim, by kind; what is missing is impossible."""
-
+"""The whole life of a claim: by kind, state and step; what is missing is impossible."""
 
 NOBODY: Mapping[int, Claim] = MappingProxyType({})
 """No claims."""
@@ -138,11 +148,12 @@ class Claim:
         "last_used",
         "nested_in",
         "number",
+        "on_agenda",
         "order",
         "owner",
         "pinned",
         "qos",
-        "queued",
+        "queue",
         "shape",
         "since",
         "state",
@@ -174,8 +185,8 @@ class Claim:
         """By device: the lease of the same asker out of whose reservation it lives there."""
         self.nested_in = _NO_FAMILY
         """The leases of the same asker in which it was granted, and those they were nested in."""
-        self.queued = False
-        """It stands in the list of claims to look at again."""
+        self.queue: WaitQueue[Claim] | None = None
+        self.on_agenda = False
 
     def charge(self, index: int) -> int:
         """Return the bytes reserved for it on device `index`."""
@@ -230,7 +241,7 @@ class Journal:
         Raises:
             InvalidTransition: its table has no such step from where it stands; nothing changed.
         """
-        after = TRANSITIONS[claim.shape.kind].get((claim.state, step))
+        after = TRANSITIONS[claim.shape.kind][claim.state].get(step)
         if after is None:
             raise self.impossible(claim.id, claim.state.value, step.value)
         claim.state = after

@@ -34,6 +34,8 @@ class ContextState(Enum):
     CLOSED = "closed"
     """Given back; its name is free again."""
 
+    __hash__ = object.__hash__
+
 
 class ContextInput(Enum):
     """What happens to a context."""
@@ -41,6 +43,9 @@ class ContextInput(Enum):
     FIRST_WORK = "first work"
     LAST_DONE = "last done"
     CLOSE = "close"
+
+    # As for the states: every session hashes both, and Enum's own hash is Python code.
+    __hash__ = object.__hash__
 
 
 TRANSITIONS: Mapping[tuple[ContextState, ContextInput], ContextState] = MappingProxyType(
@@ -58,7 +63,7 @@ class ContextMachine:
     def __init__(self, name: str) -> None:
         self._name = name
         self._state = ContextState.IDLE
-        self._history: deque[str] = deque(maxlen=_HISTORY)
+        self._history: deque[tuple[ContextState, ContextInput]] = deque(maxlen=_HISTORY)
 
     @property
     def state(self) -> ContextState:
@@ -70,10 +75,12 @@ class ContextMachine:
         Raises:
             InvalidTransition: the table has no such entry; nothing has changed.
         """
-        after = TRANSITIONS.get((self._state, input))
+        step = (self._state, input)
+        after = TRANSITIONS.get(step)
         if after is None:
             machine = f"context {self._name!r}"
-            raise InvalidTransition(machine, self._state.name, input.name, tuple(self._history))
-        self._history.append(f"{self._state.name}+{input.name}")
+            history = [f"{state.name}+{given.name}" for state, given in self._history]
+            raise InvalidTransition(machine, self._state.name, input.name, history)
+        self._history.append(step)
         self._state = after
         return after

@@ -1,4 +1,7 @@
-"""What the device table wants done. Each action says why."""
+"""What the device table wants done. Each action says why.
+
+Values like the inputs, and not frozen for the same reason.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from .offload import OffloadStrategy
 __all__ = ["DeviceAction", "Evict", "Grant", "Reject"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Grant:
     """The claim holds its devices from now on."""
 
@@ -19,7 +22,7 @@ class Grant:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reject:
     """The request could never be met; the claim is forgotten."""
 
@@ -27,7 +30,7 @@ class Reject:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Evict:
     """Make the resident give its devices back, then report `Evicted`."""
 

@@ -1,4 +1,8 @@
-"""What the device table is told: requests, and outcomes that the shell reports back."""
+"""What the device table is told: requests, and outcomes that the shell reports back.
+
+They are values and nobody changes them. They are not frozen, because making a frozen dataclass
+takes four times as long, which is a good part of a decision.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +59,7 @@ class Shape(NamedTuple):
     """Running residents of this class and below may be its victims; None: only idle ones."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Requested:
     """Somebody asks for devices."""
 
@@ -69,35 +73,35 @@ class Requested:
     """Who asks, for people."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Cancelled:
     """The asker of a claim that is not granted yet has gone away."""
 
     claim: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Released:
     """The holder gave a granted claim back."""
 
     claim: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BecameIdle:
     """A resident ended a call, or its start, and may be evicted."""
 
     claim: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BecameBusy:
     """A resident began a call."""
 
     claim: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pinned:
     """A resident is not to be evicted, or may be again."""
 
@@ -105,14 +109,14 @@ class Pinned:
     pinned: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Evicted:
     """An eviction is over; its devices are free of the victim."""
 
     claim: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Configured:
     """The devices to manage and how."""
 

@@ -38,7 +38,7 @@ def _check_claim(claim: Claim, occupancy: Occupancy) -> None:
     assert bool(claim.awaiting) == (claim.state is ClaimState.PROMISED), claim
     assert all(victim.state is ClaimState.EVICTING for victim in claim.awaiting.values()), claim
     assert claim.state is not ClaimState.GONE, claim
-    assert not claim.queued, claim
+    assert not claim.on_agenda, claim
     for index, lease in claim.covers.items():
         assert lease.id in occupancy.devices[index].claims, claim
         assert lease.shape.kind is ClaimKind.LEASE, claim

@@ -156,7 +156,7 @@ class DeviceTable:
         line = room.find(claim.shape)
         # If somebody of this shape waits, it is feasible.
         reason = None if line is not None else why_infeasible(claim.shape, self.occupancy)
-        if not self._decided_at_once(claim, reason, now):
+        if (reason is None and not claim.held) or not self._decided_at_once(claim, reason, now):
             self._serving.enqueue(claim, line or room.line(claim.shape))
 
     def _decided_at_once(self, claim: Claim, reason: str | None, now: float) -> bool:
@@ -164,7 +164,7 @@ class DeviceTable:
 
         An asker whose own lease is all that is in the way may reuse that lease.
         """
-        if reason is None and claim.held:
+        if reason is None:
             held = [self._claims[held] for held in claim.held if held in self._claims]
             own = sorted((c for c in held if c.state.granted), key=lambda c: c.number)
             way = without_waiting_for_oneself(claim.shape, self.occupancy, own)
@@ -196,7 +196,7 @@ class DeviceTable:
 
     def _ended(self, input: Released | Evicted, now: float) -> None:
         step = Step.RELEASE if type(input) is Released else Step.EVICTED
-        claim = self._known(input.claim, step)
+        claim = self._claims.get(input.claim) or self._known(input.claim, step)
         self._journal.advance(claim, step, now)
         del self._claims[claim.id]
         self._serving.vacate(claim)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from .claims import Claim, ClaimState
-from .device_inputs import ClaimKind
+from .device_inputs import ClaimKind, Shape
 from .device_spec import DeviceChoice
 from .occupancy import Device, Occupancy
 from .placement import eligible, is_kept_from, would_admit
@@ -55,10 +55,9 @@ class Victims:
         else:
             self._leaving.pop(claim.id, None)
 
-    @property
-    def any(self) -> bool:
-        """Whether anybody could leave, or leaves already, for a request that does not preempt."""
-        return bool(self._idle or self._leaving)
+    def exist_for(self, shape: Shape) -> bool:
+        """Return whether anybody at all could leave, or leaves already, for such a request."""
+        return bool(self._idle or self._leaving or shape.preempts is not None)
 
     def candidates(self, claim: Claim) -> Iterable[Claim]:
         """Return who could leave for `claim`, in order. Its own group never does."""

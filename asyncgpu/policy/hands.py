@@ -34,7 +34,7 @@ class Hands:
             return
         devices = self._occupancy.devices
         dropped = [index for index in claim.hands if index not in wanted]
-        self.take_over(claim, wanted)
+        self.give_way(claim, wanted)
         claim.hands = wanted
         for index in wanted:
             devices[index].earmark = claim
@@ -49,15 +49,22 @@ class Hands:
             self._occupancy.devices[index].earmark = None
         self._agenda.touch(hands)
 
-    def take_over(self, claim: Claim, indices: Iterable[int]) -> None:
-        """Take the hands of those behind `claim` off devices that it gets or wants."""
+    def give_way(self, claim: Claim, indices: Iterable[int]) -> None:
+        """Let `claim` onto devices that others may have a hand on, or let it have its hand there.
+
+        Those behind it let go. Whoever is before it, and let it pass, looks again at what is left.
+        """
         for index in indices:
             device = self._occupancy.devices[index]
             first = device.earmark
-            if first is not None and claim.order < first.order:
+            if first is None:
+                continue
+            if claim.order < first.order:
                 first.hands = tuple(other for other in first.hands if other != index)
                 device.earmark = None
                 self._agenda.touch((index,))
+            elif claim is not first:
+                self._agenda.fill((index,))
 
     def _wanted(self, claim: Claim, in_reach: Iterable[Device]) -> tuple[int, ...]:
         """Return the devices that nobody behind `claim` may use.

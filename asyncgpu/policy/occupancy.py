@@ -63,18 +63,14 @@ class Occupancy:
         """Know the devices by logical index; `capacities` are bytes. None is managed yet."""
         self.devices = {index: Device(index, capacities[index]) for index in sorted(capacities)}
         self.packing = False
-        self._open: list[_Rank] = []
+        self.open: list[_Rank] = []
+        """The devices that somebody could be placed on now, best first: (..., ..., index)."""
         self._capacities: list[int] = []
 
     @property
     def managed(self) -> tuple[int, ...]:
         """Indices of the devices that take new claims."""
         return tuple(device.index for device in self.devices.values() if device.managed)
-
-    @property
-    def any_open(self) -> bool:
-        """Whether somebody could be placed anywhere now."""
-        return bool(self._open)
 
     def configure(self, managed: Iterable[int], *, packing: bool) -> None:
         """Change what is managed and how; whoever stands anywhere stays."""
@@ -132,37 +128,36 @@ class Occupancy:
 
     def refresh(self, device: Device) -> None:
         """Recount the bytes of `device` and put it in its place among the open ones."""
-        present = exclusive = 0
-        promised = False
-        for claim in device.claims.values():
+        present = 0
+        exclusive = promised = False
+        claims = device.claims
+        for claim in claims.values():
             if claim.shape.kind is not ClaimKind.CONTEXT:
-                exclusive += 1
+                exclusive = True
             if claim.state is ClaimState.PROMISED:
                 promised = True
             elif claim.shape.vram:
                 present += claim.charge(device.index)
         device.present = present
         device.peak = max(present, _peak(device)) if promised else present
-        self._rank(device, exclusive)
-
-    def _rank(self, device: Device, exclusive: int) -> None:
+        rank: _Rank | None
         if not device.managed or (exclusive and not self.packing):
             rank = None
         elif self.packing:
-            rank = (-device.free, len(device.claims), device.index)
+            rank = (-device.free, len(claims), device.index)
         else:
-            rank = (len(device.claims), 0, device.index)
+            rank = (len(claims), 0, device.index)
         if rank != device.rank:
             if device.rank is not None:
-                del self._open[bisect_left(self._open, device.rank)]
+                del self.open[bisect_left(self.open, device.rank)]
             if rank is not None:
-                insort(self._open, rank)
+                insort(self.open, rank)
             device.rank = rank
 
     def _ranks(self, shape: Shape) -> Iterable[_Rank]:
         named = shape.spec.indices or shape.among
         if named is None:
-            return self._open
+            return self.open
         ranks = (self.devices[i].rank for i in named if i in self.devices)
         return sorted(rank for rank in ranks if rank is not None)
 

@@ -107,7 +107,8 @@ def free_devices(claim: Claim, occupancy: Occupancy) -> list[Device]:
         ]
     found: list[Device] = []
     for device in occupancy.roomy(shape):
-        if not is_kept_from(device, claim) and admits(device, shape, packing=packing):
+        kept = device.earmark is not None and is_kept_from(device, claim)
+        if not kept and admits(device, shape, packing=packing):
             found.append(device)
             if len(found) == shape.spec.count:
                 break

@@ -49,4 +49,4 @@ def waiting_key(arrival: float, qos: QoSPolicy, ageing_seconds: float) -> float:
         qos: its class.
         ageing_seconds: the wait that makes up for one class.
     """
-    return arrival + qos.rank * ageing_seconds
+    return arrival + _RANK[qos] * ageing_seconds

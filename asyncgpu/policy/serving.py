@@ -54,7 +54,7 @@ class Serving:
         entries = self.agenda.entries
         while entries:
             _, claim, line = heapq.heappop(entries)
-            claim.queued = False
+            claim.on_agenda = False
             if claim.state is ClaimState.WAITING:
                 self._serve(claim, line)
             elif claim.state is ClaimState.PROMISED:
@@ -68,15 +68,16 @@ class Serving:
         """Put a waiting claim in its line."""
         before = line.waiting.head
         line.waiting.push(claim)
-        if before is None or claim.order < before.order:
-            if before is not None:
+        if line.waiting.head is claim:
+            if before is not None and before.hands:
                 self.hands.let_go(before)
-            self.agenda.add(claim, line)
+            if self._anything_for(line):
+                self.agenda.add(claim, line)
 
     def withdraw(self, claim: Claim) -> None:
         """Take a claim without devices of its own out of its line, with all it kept from others."""
         line = self.room.line(claim.shape)
-        if claim in line.promised:
+        if claim.queue is line.promised:
             line.promised.discard(claim)
             self._break_promise(claim)
         else:
@@ -96,7 +97,7 @@ class Serving:
         """Give devices to a claim that stands in no line."""
         self._begin(claim, why)
         self._occupancy.place(claim, indices)
-        self.agenda.fill(indices)
+        self.hands.give_way(claim, indices)
         self.actions.append(Grant(claim.id, indices, why))
 
     def vacate(self, claim: Claim) -> None:
@@ -105,13 +106,10 @@ class Serving:
         self._occupancy.lift(claim)
         if claim.shape.kind is ClaimKind.RESIDENT:
             self.victims.update(claim)
-        for index in indices:
-            for other in self._occupancy.devices[index].claims.values():
-                if claim.id in other.awaiting:
-                    rest = (victim for victim in other.awaiting.values() if victim is not claim)
-                    other.awaiting = {victim.id: victim for victim in rest}
-                    if not other.awaiting:
-                        self._keep_promise(other)
+            for index in indices:
+                for other in self._occupancy.devices[index].claims.values():
+                    if claim.id in other.awaiting:
+                        self._awaits_no_more(other, claim)
         self.agenda.touch(indices)
 
     def evict(self, victim: Claim, cause: int | None, why: str) -> None:
@@ -127,44 +125,47 @@ class Serving:
 
     def _serve(self, claim: Claim, line: Line[Claim]) -> None:
         """Grant the claim, or promise it devices, or keep later waiters from what it needs."""
-        if line.waiting.head is not claim:
+        if line.waiting.head is not claim or not (claim.hands or self._anything_for(line)):
             return
         count = claim.shape.spec.count
         free = free_devices(claim, self._occupancy)
         if len(free) == count:
             indices = _in_order(claim, free)
-            self._leave(line, claim, indices)
+            self._leave(line, claim)
             self.grant(claim, indices, "free")
             self._move_up(line)
             return
         plan = self._plan(claim, free)
         if len(plan.devices) == count:
             indices = _in_order(claim, plan.devices)
-            self._leave(line, claim, indices)
+            self._leave(line, claim)
             self._promise(line, claim, indices, plan.victims)
             self._move_up(line)
         else:
             self.hands.lay(claim, plan.devices)
 
     def _plan(self, claim: Claim, free: list[Device]) -> EvictionPlan:
-        if not self.victims.any and claim.shape.preempts is None:
+        if not self.victims.exist_for(claim.shape):
             return EvictionPlan(free, [])
         candidates = self.victims.candidates(claim)
         return plan_eviction(claim, free, candidates, self._occupancy)
 
-    def _leave(self, line: Line[Claim], claim: Claim, indices: tuple[int, ...]) -> None:
+    def _leave(self, line: Line[Claim], claim: Claim) -> None:
         """Take the head out of the queue, on its way to its devices."""
         line.waiting.discard(claim)
         if claim.hands:
             self.hands.let_go(claim)
-        self.hands.take_over(claim, indices)
 
     def _move_up(self, line: Line[Claim]) -> None:
-        """Look at the new heads of a line that somebody left, if there is anything to look for."""
+        """Look at the new heads of a line that somebody left."""
         if line.waiting.head is None and line.promised.head is None:
             self.room.close(line)
-        elif self._occupancy.any_open or self.victims.any or line.shape.preempts is not None:
+        elif self._anything_for(line):
             self.agenda.add_heads(line)
+
+    def _anything_for(self, line: Line[Claim]) -> bool:
+        """Return whether a new head of `line` could find anything: room, or somebody to evict."""
+        return bool(self._occupancy.open) or self.victims.exist_for(line.shape)
 
     # ------------------------------------------------------------------------- promises
 
@@ -182,11 +183,17 @@ class Serving:
         ]
         claim.awaiting = {victim.id: victim for victim in (*leaving, *victims)}
         self._occupancy.place(claim, indices)
-        self.agenda.fill(indices)
+        self.hands.give_way(claim, indices)
         for victim in leaving:
             self.victims.update(victim)
         for victim in victims:
             self.evict(victim, claim.id, _why_evicted(victim, claim, self.now))
+
+    def _awaits_no_more(self, claim: Claim, victim: Claim) -> None:
+        rest = (other for other in claim.awaiting.values() if other is not victim)
+        claim.awaiting = {other.id: other for other in rest}
+        if not claim.awaiting:
+            self._keep_promise(claim)
 
     def _keep_promise(self, claim: Claim) -> None:
         line = self.room.line(claim.shape)
@@ -216,7 +223,6 @@ class Serving:
             indices = _in_order(claim, free)
             line.promised.discard(claim)
             self._break_promise(claim)
-            self.hands.take_over(claim, indices)
             self.grant(claim, indices, "free before its evictions are over")
             self._move_up(line)
 

@@ -4,64 +4,67 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from .device_inputs import Shape
 
 __all__ = ["Line", "WaitQueue", "WaitingRoom"]
 
 
-class _Ordered(Protocol):
+class _Waiter(Protocol):
     order: tuple[float, int]
     """A key, and a number that is unique; the smaller is served first."""
+    queue: WaitQueue[Any] | None
+    """The queue it stands in; kept by the queue."""
 
 
-W = TypeVar("W", bound=_Ordered)
+W = TypeVar("W", bound=_Waiter)
 
 
 class WaitQueue(Generic[W]):
     """Waiters in their order.
 
     Every operation costs O(log n), amortised. A discarded waiter leaves its entry behind in the
-    heap; entries without a waiter are dropped when they come to the top, and all at once when they
-    are the majority, so that waiters that give up behind a stuck head do not pile up.
+    heap; such entries are dropped when they come to the top, and all at once when they are the
+    majority, so that waiters that give up behind a stuck head do not pile up.
     """
 
-    __slots__ = ("_heap", "_waiters", "head")
+    __slots__ = ("_heap", "_length", "head")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int]] = []
-        self._waiters: dict[tuple[float, int], W] = {}
+        self._heap: list[tuple[tuple[float, int], W]] = []
+        self._length = 0
         self.head: W | None = None
         """The first waiter; None: nobody waits."""
 
     def push(self, waiter: W) -> None:
-        """Add a waiter."""
-        self._waiters[waiter.order] = waiter
-        heapq.heappush(self._heap, waiter.order)
+        """Add a waiter that stands in no queue."""
+        waiter.queue = self
+        heapq.heappush(self._heap, (waiter.order, waiter))
+        self._length += 1
         if self.head is None or waiter.order < self.head.order:
             self.head = waiter
 
     def discard(self, waiter: W) -> None:
-        """Take out a waiter, which must be in."""
-        heap, waiters = self._heap, self._waiters
-        del waiters[waiter.order]
+        """Take out a waiter that stands in this queue."""
+        waiter.queue = None
+        self._length -= 1
+        heap = self._heap
         if waiter is self.head:
-            while heap and heap[0] not in waiters:
+            while heap and heap[0][1].queue is not self:
                 heapq.heappop(heap)
-            self.head = waiters[heap[0]] if heap else None
-        elif len(heap) > 2 * len(waiters) + 16:
-            self._heap = list(waiters)
+            self.head = heap[0][1] if heap else None
+        elif len(heap) > 2 * self._length + 16:
+            self._heap = [entry for entry in heap if entry[1].queue is self]
             heapq.heapify(self._heap)
 
     def __len__(self) -> int:
-        return len(self._waiters)
-
-    def __contains__(self, waiter: W) -> bool:
-        return waiter.order in self._waiters
+        return self._length
 
     def __iter__(self) -> Iterator[W]:
-        return (self._waiters[order] for order in sorted(self._waiters))
+        # Who left and came back has two entries.
+        waiters = {order: waiter for order, waiter in self._heap if waiter.queue is self}
+        return (waiters[order] for order in sorted(waiters))
 
 
 class Line(Generic[W]):

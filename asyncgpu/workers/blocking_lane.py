@@ -34,30 +34,29 @@ class BlockingLane:
         while data := self._read():
             yield from self._decoder.feed(data)
 
-    def write(self, parts: Sequence[bytes | memoryview]) -> None:
-        """Write the pieces, all of them.
+    def write(self, frame: bytes) -> None:
+        """Write a frame, all of it.
 
         Raises:
             OSError: the program is gone.
         """
         with self._writing:
-            if not parts:
-                return
-            if len(parts) == 1:
-                part = parts[0]
-                written = os.write(self._descriptor, part)
-                if written < len(part):
-                    self._write_rest([memoryview(part)[written:]])
-            else:
-                self._write_rest([memoryview(part) for part in parts])
+            written = os.write(self._descriptor, frame)
+            if written < len(frame):
+                self._write_all([memoryview(frame)[written:]])
 
-    def _write_rest(self, parts: list[memoryview]) -> None:
-        while parts:
-            written = os.writev(self._descriptor, parts[:_MAX_PIECES])
-            while parts and written >= parts[0].nbytes:
-                written -= parts.pop(0).nbytes
+    def write_pieces(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Write a frame, or several, in pieces; otherwise as `write`."""
+        with self._writing:
+            self._write_all([memoryview(piece) for piece in pieces])
+
+    def _write_all(self, pieces: list[memoryview]) -> None:
+        while pieces:
+            written = os.writev(self._descriptor, pieces[:_MAX_PIECES])
+            while pieces and written >= pieces[0].nbytes:
+                written -= pieces.pop(0).nbytes
             if written:
-                parts[0] = parts[0][written:]
+                pieces[0] = pieces[0][written:]
 
     def _read(self) -> bytes:
         try:

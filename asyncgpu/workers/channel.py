@@ -224,37 +224,39 @@ class ProcessChannel:
         self._pending[request] = promise
         return request, promise
 
-    def _request(self, kind: Kind, value: object) -> Promise[Reply]:
-        busy = bool(self._pending)
+    def _request(self, kind: int, value: object) -> Promise[Reply]:
+        # A busy worker will not look at a new request before this turn of the loop has ended.
+        soon = bool(self._pending)
         request, promise = self._expect()
         if self._ending:
             self._settle(request, Reply(error=self._died()))
             return promise
         try:
-            parcel = self._exchange.pack(kind, request, value)
+            packed = self._exchange.pack(kind, request, value)
         except Exception as error:  # noqa: BLE001 - picklers raise anything
             refused = InvalidRequest(f"cannot be sent to worker {self.name!r}: {error}")
             refused.__cause__ = error
             self._settle(request, Reply(error=refused))
             return promise
-        if not busy:
-            parcel.parts = self._exchange.release_parts() + parcel.parts
-        if not parcel.bulk and self._sending.idle:
-            # A busy worker will not look at it before this turn of the loop has ended.
-            self._work.write(parcel.parts, soon=busy)
+        if not soon and self._exchange.inbound.any_done:
+            self._work.write(self._exchange.release_frame(), soon=True)
+        if not isinstance(packed, Parcel) and not self._sending.under_way:
+            self._work.write(packed, soon=soon)
         else:
-            self._sending.put(
-                partial(_copy, parcel),
-                partial(self._on_copied, request, parcel),
-                heavy=parcel.bulk > _HEAVY,
-            )
+            self._send_in_order(request, packed)
         return promise
 
-    def _on_copied(self, request: int, parcel: Parcel, error: Exception | None) -> None:
-        if error is None:
-            self._work.write(parcel.parts)
-        else:
+    def _send_in_order(self, request: int, packed: bytes | Parcel) -> None:
+        bulk = packed.bulk if isinstance(packed, Parcel) else 0
+        self._sending.put(
+            partial(_copy, packed), partial(self._on_copied, request, packed), heavy=bulk > _HEAVY
+        )
+
+    def _on_copied(self, request: int, packed: bytes | Parcel, error: Exception | None) -> None:
+        if error is not None:
             self._settle(request, Reply(error=InvalidRequest(f"cannot be sent: {error}")))
+        else:
+            self._work.write_pieces(packed.pieces if isinstance(packed, Parcel) else [packed])
 
     # -------------------------------------------------------------------- receiving
 
@@ -263,7 +265,7 @@ class ProcessChannel:
             self._exchange.on_release(frame)
         elif frame.kind == Kind.HELLO:
             resolve(self._hello, bytes(cast("memoryview", frame.body)))
-        elif self._receiving.idle and not isinstance(frame.body, Block):
+        elif type(frame.body) is not Block and not self._receiving.under_way:
             self._settle(frame.request, self._read(frame))
         else:
             heavy = isinstance(frame.body, Block) and frame.body.size > _HEAVY
@@ -299,7 +301,7 @@ class ProcessChannel:
         if self._pending and self._exchange.inbound.any_done:
             # A worker with more to do may need its blocks at once; an idle one gets them with its
             # next request, which costs nothing.
-            self._control.write(self._exchange.release_parts())
+            self._control.write(self._exchange.release_frame())
 
 
 def _guarded(callback: Callable[..., None], *arguments: Any) -> None:
@@ -310,9 +312,10 @@ def _guarded(callback: Callable[..., None], *arguments: Any) -> None:
         log.exception("a worker's callback failed")
 
 
-def _copy(parcel: Parcel) -> Exception | None:
+def _copy(packed: bytes | Parcel) -> Exception | None:
     try:
-        parcel.copy()
+        if isinstance(packed, Parcel):
+            packed.copy()
     except Exception as error:  # noqa: BLE001 - a full disk, where there is no memfd
         return error
     return None

@@ -53,7 +53,16 @@ def main(*descriptors: int) -> None:
     ControlThread(control, exchange, runs).start()
     server = _Server(exchange, runs)
     for frame in frames:
-        work.write(server.answer(frame))
+        if frame.kind == Kind.RELEASE:
+            exchange.on_release(frame)
+            continue
+        answer = server.answer(frame)
+        # The request's own values are dead by now, so their blocks go back with its reply.
+        if exchange.inbound.any_done or isinstance(answer, Parcel):
+            pieces = answer.pieces if isinstance(answer, Parcel) else [answer]
+            work.write_pieces([exchange.release_frame(), *pieces])
+        else:
+            work.write(answer)
     server.close()
 
 
@@ -65,19 +74,16 @@ class _Server:
         self._runs = runs
         self._host = ToolHost()
 
-    def answer(self, frame: Frame) -> list[bytes | memoryview]:
-        """Carry out one request and return the frames to send for it."""
-        if frame.kind == Kind.RELEASE:
-            self._exchange.on_release(frame)
-            return []
+    def answer(self, frame: Frame) -> bytes | Parcel:
+        """Carry out one request and return its reply, ready to be sent."""
         if not self._runs.begin(frame.request):
             self._exchange.discard(frame)
-            parts = encode(Kind.SKIPPED, frame.request)
-        else:
-            parts = self._carry_out(frame).parts
-            self._runs.end()
-        # The request's own values are dead by now, so their blocks go back with its reply.
-        return self._exchange.release_parts() + parts
+            return encode(Kind.SKIPPED, frame.request)
+        reply = self._carry_out(frame)
+        if isinstance(reply, Parcel):
+            reply.copy()
+        self._runs.end()
+        return reply
 
     def close(self) -> None:
         """Close the tool and end the process, without the interpreter's slow tidying up."""
@@ -90,7 +96,7 @@ class _Server:
             stream.flush()
         os._exit(0)
 
-    def _carry_out(self, frame: Frame) -> Parcel:
+    def _carry_out(self, frame: Frame) -> bytes | Parcel:
         began = time.perf_counter()
         try:
             value = self._call_tool(frame.kind, self._exchange.unpack(frame))
@@ -98,11 +104,9 @@ class _Server:
             return self._failed(frame, time.perf_counter() - began, error)
         seconds = time.perf_counter() - began
         try:
-            parcel = self._exchange.pack(Kind.DONE, frame.request, (seconds, value))
+            return self._exchange.pack(Kind.DONE, frame.request, (seconds, value))
         except Exception as error:  # noqa: BLE001 - picklers raise anything
             return self._failed(frame, seconds, _cannot_be_sent(value, error, self._exchange))
-        parcel.copy()
-        return parcel
 
     def _call_tool(self, kind: int, value: Any) -> list[Any] | None:
         if kind == Kind.RUN:
@@ -113,11 +117,9 @@ class _Server:
             self._host.move(value)
         return None
 
-    def _failed(self, frame: Frame, seconds: float, error: BaseException) -> Parcel:
+    def _failed(self, frame: Frame, seconds: float, error: BaseException) -> bytes | Parcel:
         failure = describe_failure(error, self._exchange.pickling.dumps)
-        parcel = self._exchange.pack(Kind.FAILED, frame.request, (seconds, failure))
-        parcel.copy()
-        return parcel
+        return self._exchange.pack(Kind.FAILED, frame.request, (seconds, failure))
 
 
 def _prepare(setup: Setup) -> None:

@@ -31,19 +31,15 @@ class Conveyor:
             SimpleQueue()
         )
         self._thread: threading.Thread | None = None
-        self._under_way = 0
-
-    @property
-    def idle(self) -> bool:
-        """Whether the next light job would run at once."""
-        return not self._under_way
+        self.under_way = 0
+        """Jobs that are not done yet; with none, the next light one runs at once."""
 
     def put(self, job: Callable[[], T], done: Callable[[T], None], *, heavy: bool) -> None:
         """Run `job`, and then `done` with its result in the loop's thread."""
-        if not heavy and self.idle:
+        if not heavy and not self.under_way:
             done(job())
             return
-        self._under_way += 1
+        self.under_way += 1
         self._jobs.put((job, done))
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
@@ -64,7 +60,7 @@ class Conveyor:
 
     def _deliver(self, done: Callable[[Any], None], result: Any) -> None:
         def arrive() -> None:
-            self._under_way -= 1
+            self.under_way -= 1
             done(result)
 
         self._reactor.from_thread(arrive)

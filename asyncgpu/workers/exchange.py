@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .arena import ReceiveArena, SendArena
 from .pickling import Pickling
-from .wire import Block, Frame, Kind, encode
+from .wire import Block, Frame, Kind, encode, encode_bulk
 
 if TYPE_CHECKING:  # a worker starts without asyncio, which the ports need
     from ..ports import Codec
@@ -20,16 +21,14 @@ _SPILL = 128 << 10
 
 
 class Parcel:
-    """A packed value. Once `copy` has run, its `parts` may be sent."""
+    """A packed value with bulk memory. Once `copy` has run, its `pieces` may be sent."""
 
-    __slots__ = ("_arena", "_copies", "bulk", "parts")
-
-    def __init__(self, arena: SendArena, parts: list[bytes | memoryview]) -> None:
-        self._arena = arena
-        self._copies: list[tuple[Block, memoryview]] = []
-        self.parts = parts
+    def __init__(self, arena: SendArena) -> None:
+        self.pieces: list[bytes | memoryview] = []
         self.bulk = 0
         """Bytes that `copy` will copy."""
+        self._arena = arena
+        self._copies: list[tuple[Block, memoryview]] = []
 
     def place(self, data: memoryview) -> Block | memoryview:
         """Find room in the arena; `data` itself is to go inline where there is none."""
@@ -41,7 +40,7 @@ class Parcel:
         return block
 
     def copy(self) -> None:
-        """Fill the arena's blocks, and let go of the memory they were copied from."""
+        """Fill the arena's blocks, and let go of the memory they are copied from."""
         for block, data in self._copies:
             self._arena.copy(block, data)
         self._copies.clear()
@@ -55,19 +54,21 @@ class Exchange:
         self.inbound = ReceiveArena(inbound)
         self.pickling = Pickling(codecs)
 
-    def pack(self, kind: Kind, request: int, value: object) -> Parcel:
-        """Return `value` as a parcel. Quick: bulk memory is only pointed at.
+    def pack(self, kind: int, request: int, value: object) -> bytes | Parcel:
+        """Return `value` as a frame, or as a parcel if there is bulk memory in it.
+
+        Quick in both cases: bulk memory is only pointed at.
 
         Raises:
             Exception: `value` cannot be pickled.
         """
         body, buffers = self.pickling.dumps(value)
         if not buffers and len(body) < _SPILL:
-            return Parcel(self.outbound, encode(kind, request, body))
-        parcel = Parcel(self.outbound, [])
-        spilled = parcel.place(memoryview(body)) if len(body) >= _SPILL else body
+            return encode(kind, request, body)
+        parcel = Parcel(self.outbound)
+        spilled = parcel.place(memoryview(body)) if len(body) >= _SPILL else None
         attachments = [parcel.place(buffer) for buffer in buffers]
-        parcel.parts = encode(
+        parcel.pieces = encode_bulk(
             kind, request, spilled if isinstance(spilled, Block) else body, attachments
         )
         return parcel
@@ -78,15 +79,17 @@ class Exchange:
         Raises:
             Exception: it cannot be unpickled here.
         """
-        body = frame.body
+        body, attachments = frame.body, frame.attachments
+        if not attachments and not isinstance(body, Block):
+            return pickle.loads(body)
         buffers = [
             self.inbound.take(memory) if isinstance(memory, Block) else memory
-            for memory in frame.attachments
+            for memory in attachments
         ]
         if not isinstance(body, Block):
-            return self.pickling.loads(body, buffers)
+            return pickle.loads(body, buffers=buffers)
         try:
-            return self.pickling.loads(self.inbound.peek(body), buffers)
+            return pickle.loads(self.inbound.peek(body), buffers=buffers)
         finally:
             self.inbound.drop(body)
 
@@ -96,10 +99,8 @@ class Exchange:
             if isinstance(memory, Block):
                 self.inbound.drop(memory)
 
-    def release_parts(self) -> list[bytes | memoryview]:
-        """Return a RELEASE frame for the blocks nobody here uses any more, if there are any."""
-        if not self.inbound.any_done:
-            return []
+    def release_frame(self) -> bytes:
+        """Return the RELEASE of all blocks that nobody here uses any more."""
         offsets = self.inbound.done()
         return encode(Kind.RELEASE, 0, struct.pack(f"<{len(offsets)}Q", *offsets))
 

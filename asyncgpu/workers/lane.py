@@ -53,11 +53,23 @@ class Lane:
         self._writing = True
         reactor.watch(self._descriptor, self._on_readable)
 
-    def write(self, parts: Iterable[bytes | memoryview], *, soon: bool = False) -> None:
-        """Send the pieces now, or with the others of this turn of the loop."""
+    def write(self, frame: bytes, *, soon: bool = False) -> None:
+        """Send a frame now, or with the others of this turn of the loop."""
+        if self._queue or soon or not self._writing:
+            self.write_pieces((frame,), soon=soon)
+            return
+        try:
+            sent = self._sock.send(frame)
+        except OSError:  # no room, or nobody there; the queue's way knows which
+            sent = 0
+        if sent < len(frame):
+            self.write_pieces((memoryview(frame)[sent:],))
+
+    def write_pieces(self, pieces: Iterable[bytes | memoryview], *, soon: bool = False) -> None:
+        """Send a frame, or several, in pieces; otherwise as `write`."""
         if not self._writing:
             return
-        self._queue.extend(parts)
+        self._queue.extend(pieces)
         if self._flush_due:
             return
         if soon:
@@ -98,7 +110,11 @@ class Lane:
         problem = None
         try:
             for frame in self._decoder.feed(data):
-                self._deliver(frame)
+                try:
+                    self._on_frame(frame)
+                except Exception:
+                    # Somebody's callback; the frames behind this one are not to blame.
+                    log.exception("frame of kind %d, request %d", frame.kind, frame.request)
         except WireError as error:
             problem = error
         if problem is None and data:
@@ -107,13 +123,6 @@ class Lane:
         self._on_end(problem)
         return False
 
-    def _deliver(self, frame: Frame) -> None:
-        try:
-            self._on_frame(frame)
-        except Exception:
-            # Somebody's callback; the frames behind this one are not to blame.
-            log.exception("a frame of kind %d of request %d failed", frame.kind, frame.request)
-
     def _end_reading(self) -> None:
         if self._open:
             self._open = False
@@ -121,30 +130,27 @@ class Lane:
 
     def _flush(self) -> None:
         self._flush_due = False
-        while self._queue and self._writing:
-            try:
-                self._consume(self._send())
-            except (BlockingIOError, InterruptedError):
-                self._flush_due = True
-                self._reactor.watch(self._descriptor, self._on_writable, writable=True)
-                return
-            except OSError:
-                # The reading side finds out why, and tells.
-                self._writing = False
-                self._queue.clear()
+        try:
+            while self._queue:
+                self._send()
+        except (BlockingIOError, InterruptedError):
+            self._flush_due = True
+            self._reactor.watch(self._descriptor, self._on_writable, writable=True)
+        except OSError:
+            # The reading side finds out why, and tells.
+            self._writing = False
+            self._queue.clear()
 
     def _on_writable(self) -> None:
         self._reactor.unwatch(self._descriptor, writable=True)
         self._flush()
 
-    def _send(self) -> int:
+    def _send(self) -> None:
         queue = self._queue
         if len(queue) == 1:
-            return self._sock.send(queue[0])
-        return self._sock.sendmsg(list(islice(queue, _MAX_PIECES)))
-
-    def _consume(self, sent: int) -> None:
-        queue = self._queue
+            sent = self._sock.send(queue[0])
+        else:
+            sent = self._sock.sendmsg(list(islice(queue, _MAX_PIECES)))
         while queue and sent >= len(queue[0]):
             sent -= len(queue.popleft())
         if sent:

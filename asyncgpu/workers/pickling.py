@@ -13,7 +13,7 @@ import copyreg
 import io
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ _OUT_OF_BAND = 32 << 10
 
 
 class Pickling:
-    """One process's way to write and read values."""
+    """One process's way to write values. Any process reads them with `pickle.loads`."""
 
     def __init__(self, codecs: Iterable[Codec] = ()) -> None:
         self._dormant = list(codecs)  # their libraries are not imported yet
@@ -53,18 +53,11 @@ class Pickling:
                 body = pickle.dumps(value, 5, buffer_callback=keep_apart)
         except Exception:  # noqa: BLE001 - cloudpickle is the judge; its error is the better one
             return self._dump_by_value(value)
-        # The other process has a `__main__` too, but another one.
-        if b"__main__" in body:
+        # The other process has a `__main__` too, but another one. (`find`, because `in` first tries
+        # the needle as a number and takes as long as the pickling itself.)
+        if body.find(b"__main__") >= 0:
             return self._dump_by_value(value)
         return body, buffers
-
-    def loads(self, body: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
-        """Return the value.
-
-        Raises:
-            Exception: anything, from a module that cannot be imported to the value's own code.
-        """
-        return pickle.loads(body, buffers=buffers)
 
     def _dump_with_codecs(self, value: object, keep_apart: Callable[[Any], bool]) -> bytes:
         file = io.BytesIO()

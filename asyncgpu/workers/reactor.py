@@ -87,7 +87,10 @@ class _TrioReactor:
         self._watches: dict[tuple[int, bool], trio.CancelScope] = {}
 
     def watch(self, descriptor: int, callback: Callback, *, writable: bool = False) -> None:
-        scope = self._watches[descriptor, writable] = self._trio.CancelScope()
+        # Shielded, because trio cancels its system tasks together: whoever ends the workers of a
+        # program that leaves with them still needs to see them end. `unwatch` ends it.
+        scope = self._trio.CancelScope(shield=True)
+        self._watches[descriptor, writable] = scope
         lowlevel = self._trio.lowlevel
         wait = lowlevel.wait_writable if writable else lowlevel.wait_readable
         lowlevel.spawn_system_task(self._call_back, scope, wait, descriptor, callback)

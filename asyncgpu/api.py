@@ -1,0 +1,120 @@
+"""Module-level functions: each acts on the runtime of the current task.
+
+Which one that is: the ``async with Runtime()`` around the task, else the single runtime open on
+this event loop, else `NoRuntime`. Nothing opens a runtime silently.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import ambient
+from .contexts.context import ExecutionContext
+from .contexts.events import DeviceEvent
+from .contexts.stream import Stream
+from .errors import RequestError
+from .policy.qos import QoSPolicy
+from .runtime import Runtime
+from .units import Size
+
+__all__ = [
+    "create_context",
+    "current_runtime",
+    "destroy_context",
+    "get_context",
+    "get_stream",
+    "initialize",
+    "list_contexts",
+    "record_event",
+    "shutdown",
+    "wait_event",
+]
+
+
+def current_runtime() -> Runtime:
+    """Return the runtime that calls from here act on.
+
+    Raises:
+        NoRuntime: none is open here; the message says how to open one.
+    """
+    runtime: Runtime = ambient.find_runtime()
+    return runtime
+
+
+async def initialize(
+    device_id: int = 0, *, total_vram_budget: Size | None = None, **runtime_options: Any
+) -> Runtime:
+    """Open a runtime for every task of this event loop; `shutdown` closes it.
+
+    Args:
+        device_id: the logical index of the device for contexts that name none.
+        total_vram_budget: as for `Runtime`.
+        **runtime_options: further parameters of `Runtime`.
+
+    Raises:
+        RequestError: a runtime is open on this event loop already.
+    """
+    if ambient.runtimes_here():
+        raise RequestError("a runtime is open on this event loop already; close it first")
+    options = {"device": f"cuda:{device_id}"} | runtime_options
+    runtime = Runtime(total_vram_budget=total_vram_budget, **options)
+    await runtime.open()
+    return runtime
+
+
+async def shutdown() -> None:
+    """Close the runtime that calls from here act on; nothing happens when there is none."""
+    for runtime in ambient.runtimes_here():
+        await runtime.aclose()
+
+
+async def create_context(
+    name: str,
+    *,
+    max_vram: Size | None = None,
+    base_vram: Size | None = None,
+    qos: QoSPolicy = QoSPolicy.BURSTABLE,
+    device: str | None = None,
+    max_concurrent_sessions: int | None = None,
+    timeout: float | None = None,
+) -> ExecutionContext:
+    """Open an execution context; see `Runtime.create_context`."""
+    return await current_runtime().create_context(
+        name,
+        max_vram=max_vram,
+        base_vram=base_vram,
+        qos=qos,
+        device=device,
+        max_concurrent_sessions=max_concurrent_sessions,
+        timeout=timeout,
+    )
+
+
+def get_context(name: str) -> ExecutionContext | None:
+    """Return the open context of that name, or None."""
+    return current_runtime().get_context(name)
+
+
+def list_contexts() -> list[str]:
+    """Return the names of the open contexts, in order of their creation."""
+    return [context.name for context in current_runtime().contexts()]
+
+
+def get_stream(ctx: ExecutionContext) -> Stream:
+    """Return the context's stream."""
+    return ctx.stream
+
+
+def record_event(ctx: ExecutionContext) -> DeviceEvent:
+    """Return an event behind all the work that the context's stream has now."""
+    return ctx.record_event()
+
+
+def wait_event(ctx: ExecutionContext, event: DeviceEvent) -> None:
+    """Let later work of the context wait, on the device, for `event`; returns at once."""
+    ctx.wait_event(event)
+
+
+async def destroy_context(name: str) -> bool:
+    """Close the context of that name, its work drained; False: there is none."""
+    return await current_runtime().destroy_context(name)

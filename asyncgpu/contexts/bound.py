@@ -1,0 +1,39 @@
+"""Functions bound to a context: the same function, for a thread that is not ours."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from .carried import CarriedSession
+from .current import apply_here, leave
+
+if TYPE_CHECKING:
+    from .context import ExecutionContext
+
+__all__ = ["bound_to"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def bound_to(context: ExecutionContext, fn: Callable[P, R]) -> Callable[P, R]:
+    """Return `fn`, called on `context`'s stream in whichever thread calls it."""
+    core = context._core
+    what = f"bound {getattr(fn, '__name__', repr(fn))}"
+
+    @functools.wraps(fn)
+    def bound(*args: P.args, **kwargs: P.kwargs) -> R:
+        session = CarriedSession(core, context, inference=False)
+        work = core.begin(what, session)
+        try:
+            apply_here(session)
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                leave(session)
+        finally:
+            core.activity.end(work)
+
+    return bound

@@ -1,0 +1,133 @@
+"""Closing a context: refuse, drain, give back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from typing import Protocol
+
+import anyio
+
+from ..errors import DeviceError, RequestError
+from .carried import carried_session
+from .core import ContextCore
+from .thread import ContextThread
+from .timeouts import checked_timeout
+
+__all__ = ["Claim", "Closing", "StartSoon"]
+
+_log = logging.getLogger("asyncgpu")
+
+
+StartSoon = Callable[[Callable[[], Awaitable[None]]], object]
+"""Starts a task that outlives the caller, under the supervision of whoever gave it."""
+
+
+class Claim(Protocol):
+    """A share of a device."""
+
+    def release(self) -> object:
+        """Give it back."""
+        ...
+
+
+class Closing:
+    """How one context ends, once, whoever asks and however often.
+
+    Args:
+        core: the context.
+        thread: its own thread.
+        claim: its share of the device.
+        start_soon: starts a task under the runtime's supervision.
+        on_closed: called once it is closed.
+    """
+
+    def __init__(
+        self,
+        core: ContextCore,
+        thread: ContextThread,
+        claim: Claim,
+        start_soon: StartSoon,
+        on_closed: Callable[[], object] | None,
+    ) -> None:
+        self._core = core
+        self._thread = thread
+        self._claim = claim
+        self._start_soon = start_soon
+        self._on_closed = on_closed
+        self._given_back: anyio.Event | None = None
+
+    async def aclose(self, timeout: float | None) -> None:
+        """See `ExecutionContext.aclose`."""
+        timeout = checked_timeout(timeout)
+        core = self._core
+        if _inside_session_of(core):
+            raise RequestError(f"{core}: closing it inside its own session would wait for itself")
+        core.activity.refuse()
+        core.turns.close()
+        with anyio.move_on_after(timeout) as scope:
+            await self._drain()
+        if scope.cancelled_caught:
+            still = ", ".join(core.activity.under_way()) or "work on its stream"
+            raise TimeoutError(f"{core} still runs after {timeout} s: {still}")
+        with anyio.CancelScope(shield=True):
+            await self._give_back()
+
+    async def leave(self, error: BaseException | None) -> None:
+        """Close at the end of an ``async with`` block that is left with `error`."""
+        try:
+            if error is None or isinstance(error, Exception):
+                await self.aclose(None)
+                return
+            with anyio.CancelScope(shield=True):
+                await self.aclose(0)
+        except TimeoutError:
+            self._start_soon(self._close_quietly)
+        except Exception:
+            raise
+        except BaseException:
+            self._start_soon(self._close_quietly)
+            raise
+
+    async def _drain(self) -> None:
+        await self._core.activity.wait_idle()
+        if self._core.activity.closed:
+            return
+        try:
+            await self._core.waiter.wait(self._core.waiter.record())
+        except DeviceError as error:
+            # Lost work is no reason to keep the rest; whoever waited for it has been told.
+            _log.warning("%s: closed with lost work: %s", self._core, error)
+
+    async def _give_back(self) -> None:
+        if self._given_back is not None:
+            await self._given_back.wait()
+            return
+        self._given_back = anyio.Event()
+        with ExitStack() as last_first:
+            # Each of these is called, even if one before it raises.
+            last_first.callback(self._given_back.set)
+            if self._on_closed is not None:
+                last_first.callback(self._on_closed)
+            last_first.callback(self._claim.release)
+            last_first.callback(self._core.stream.close)
+            last_first.callback(self._core.release_hooks)
+            self._core.activity.close()
+            await self._thread.stop()
+            await self._core.waiter.stop()
+
+    async def _close_quietly(self) -> None:
+        try:
+            await self.aclose(None)
+        except Exception as error:  # noqa: BLE001 - nobody waits for it: the log is the last reader
+            _log.error("%s could not be closed", self._core, exc_info=error)
+
+
+def _inside_session_of(core: ContextCore) -> bool:
+    session = carried_session()
+    while session is not None:
+        if session.home is core and not session.left:
+            return True
+        session = session.outer
+    return False

@@ -1,0 +1,126 @@
+"""The parts of one execution context that its sessions, events and threads share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from ..errors import ContextClosed, RequestError
+from ..ports import Driver, DriverStream
+from .activity import Activity, Work
+from .carried import CarriedSession
+from .step_hook import StepHook, hook_running_loop
+from .turns import Turns
+from .waiter import Marker, Waiter
+
+__all__ = ["ContextCore"]
+
+_log = logging.getLogger("asyncgpu")
+
+
+class ContextCore:
+    """What a context is made of.
+
+    Attributes:
+        name: the context's name.
+        driver: the driver of its device.
+        stream: its own stream.
+        activity: what is under way in it.
+        turns: its sessions' turns.
+        waiter: its markers, and the waiting for them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        driver: Driver,
+        stream: DriverStream,
+        max_concurrent_sessions: int | None,
+    ) -> None:
+        self.name = name
+        self.driver = driver
+        self.stream = stream
+        self.activity = Activity(name)
+        self.turns = Turns(name, max_concurrent_sessions)
+        self.waiter = Waiter(name, stream)
+        self._hooks: set[StepHook] = set()
+
+    def hook(self) -> StepHook:
+        """Return the hook of the running loop, put in now if it has none.
+
+        Raises:
+            RequestError: no loop runs in this thread, or it cannot be hooked.
+        """
+        hook = hook_running_loop()
+        if hook not in self._hooks:
+            self._hooks.add(hook)
+            hook.retain()
+        return hook
+
+    def can_hook(self) -> bool:
+        """Whether the running loop is hooked, or could be now."""
+        try:
+            self.hook()
+        except RequestError:
+            return False
+        return True
+
+    def release_hooks(self) -> None:
+        """Let go of the loops' hooks; the last context to do so takes them out."""
+        hooks, self._hooks = self._hooks, set()
+        for hook in hooks:
+            hook.loop.call(hook.release)
+
+    def begin(self, what: str, session: CarriedSession) -> Work:
+        """Begin work in `session`; part of older work if a session of this context is around it.
+
+        Raises:
+            ContextClosed: the context is closed, or closing and nothing of its own is around.
+        """
+        within = any(around.home is self for around in session.open_around())
+        return self.activity.begin(what, within=within)
+
+    def record(self) -> Marker:
+        """Put a marker behind all the work of the stream.
+
+        Raises:
+            ContextClosed: the context is closed.
+            DeviceLost: the device has had a fault.
+        """
+        self.check_open()
+        return self.waiter.record()
+
+    def check_open(self) -> None:
+        """Raise `ContextClosed` if the context is closed."""
+        if self.activity.closed:
+            raise ContextClosed(f"{self} is closed")
+
+    async def drain(self, marker: Marker, finish: Callable[[], None]) -> None:
+        """Wait for `marker`, then call `finish`; if cancelled, let the waiter thread do both.
+
+        Raises:
+            DeviceLost: the work before the marker has failed; `finish` was called.
+        """
+        try:
+            await self.waiter.wait(marker)
+        except Exception:
+            finish()
+            raise
+        except BaseException:
+            self.drain_later(marker, finish)
+            raise
+        finish()
+
+    def drain_later(self, marker: Marker, finish: Callable[[], None]) -> None:
+        """Call `finish`, in whatever thread, once `marker` is reached or has failed."""
+
+        def reached(failure: Exception | None) -> None:
+            if failure is not None:
+                _log.error("%s: work failed after its caller was cancelled: %s", self, failure)
+            finish()
+
+        self.waiter.when_reached(marker, reached)
+
+    def __str__(self) -> str:
+        return f"context {self.name!r}"

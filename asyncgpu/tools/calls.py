@@ -1,0 +1,191 @@
+"""`CallQueue`: single items that arrive one by one, batched while the workers are busy.
+
+A lone call goes at once. What queues while every worker is busy goes together. A batch that fails
+is run again one by one, so that a poison item fails alone and its batch-mates get their answers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import WorkerDied
+from ..policy.micro_batch import BatchSizer
+from ..ports import Reply
+from ..promise import Promise, new_promise, resolve
+from .work import Assignment
+
+__all__ = ["Call", "CallQueue"]
+
+# A single call is interactive: a micro-batch that keeps its batch-mates waiting should stay short.
+_TARGET_SECONDS = 0.05
+# Below this a message costs more than waiting together does.
+_GRAIN_SECONDS = 0.001
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One item on its way; its outcome is a `Reply`, so that no error goes unretrieved."""
+
+    item: Any
+    cost: float = 1.0
+    hold_until: float = 0.0
+    """On the loop's clock: until then it may wait for others to go with."""
+    deaths: int = 0
+    """How many workers died while they ran it alone."""
+    outcome: Promise[Reply] = field(default_factory=new_promise)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whoever awaited it is gone."""
+        return self.outcome.done()
+
+
+class CallQueue:
+    """The single calls of one priority for one crew."""
+
+    def __init__(
+        self,
+        *,
+        priority: int,
+        max_batch: int | None,
+        retries: int,
+        clock: Callable[[], float],
+    ) -> None:
+        """Begin empty.
+
+        Args:
+            priority: higher goes first.
+            max_batch: the most items of one micro-batch; None: what fits the sizer's target.
+            retries: how often an item may be run again after its worker died.
+            clock: the loop's.
+        """
+        self.priority = priority
+        self.claims: frozenset[int] = frozenset()
+        self._retries = retries
+        self._clock = clock
+        self._max_batch = max_batch
+        self._waiting: deque[Call] = deque()
+        self._alone: deque[Call] = deque()
+        self._in_flight: set[Assignment] = set()
+        self._slots: set[int] = set()
+        self._cost = 0.0
+        self._sizer = BatchSizer(
+            max_batch=max_batch,
+            target_seconds=_TARGET_SECONDS,
+            grain_seconds=_GRAIN_SECONDS,
+            seconds_per_cost=None,
+        )
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._alone)
+
+    def add(self, call: Call, claims: frozenset[int]) -> None:
+        """Queue a call; `claims` are held by its task."""
+        self.claims |= claims
+        self._waiting.append(call)
+        self._cost += call.cost
+
+    def running(self, call: Call) -> Assignment | None:
+        """Return the micro-batch in which `call` runs, if every call in it is abandoned."""
+        for assignment in self._in_flight:
+            if call in assignment.batch and all(c.abandoned for c in assignment.batch):
+                return assignment
+        return None
+
+    # ------------------------------------------------------------- as work for a crew
+
+    @property
+    def finished(self) -> bool:
+        return not (self._waiting or self._alone or self._in_flight)
+
+    @property
+    def demand(self) -> int:
+        return len(self._in_flight) + len(self)
+
+    def join(self, slot: int) -> None:
+        self._slots.add(slot)
+
+    def leave(self, slot: int) -> None:
+        self._slots.discard(slot)
+
+    def take(self, slot: int) -> Assignment | None:
+        self._drop_abandoned()
+        if self._alone:
+            calls = [self._alone.popleft()]
+        elif self._waiting and not self._held():
+            calls = self._batch()
+        else:
+            return None
+        assignment = Assignment(self, calls, [call.item for call in calls])
+        self._in_flight.add(assignment)
+        return assignment
+
+    def settle(self, assignment: Assignment, reply: Reply) -> None:
+        self._in_flight.discard(assignment)
+        calls: list[Call] = assignment.batch
+        if reply.error is None:
+            cost = sum(call.cost for call in calls)
+            self._sizer.measured(len(calls), cost, reply.seconds)
+            for call, answer in zip(calls, reply.value, strict=True):
+                resolve(call.outcome, Reply(answer))
+        elif len(calls) > 1:
+            self._alone.extend(calls)
+        else:
+            self._settle_alone(calls[0], reply)
+        if self.finished:
+            self.claims = frozenset()
+
+    def fail(self, error: Exception) -> None:
+        for call in (*self._alone, *self._waiting):
+            resolve(call.outcome, Reply(error=error))
+        self._alone.clear()
+        self._waiting.clear()
+        self._cost = 0.0
+
+    def notice_loading(self, stations: int) -> None:
+        """Nobody watches the progress of a single call."""
+
+    # ------------------------------------------------------------------------- helpers
+
+    def _settle_alone(self, call: Call, reply: Reply) -> None:
+        if isinstance(reply.error, WorkerDied):
+            call.deaths += 1
+            if call.deaths <= self._retries:
+                self._alone.append(call)
+                return
+        resolve(call.outcome, reply)
+
+    def _drop_abandoned(self) -> None:
+        for queue in (self._alone, self._waiting):
+            while queue and queue[0].abandoned:
+                call = queue.popleft()
+                if queue is self._waiting:
+                    self._cost -= call.cost
+
+    def _held(self) -> bool:
+        full = self._max_batch is not None and len(self._waiting) >= self._max_batch
+        return not full and self._waiting[0].hold_until > self._clock()
+
+    def _batch(self) -> list[Call]:
+        """Share what waits among the stations, within what one micro-batch may hold."""
+        limit = self._sizer.limit(
+            items=len(self._waiting),
+            cost=self._cost,
+            share=1 / max(1, len(self._slots)),
+            speed=1.0,
+        )
+        calls: list[Call] = []
+        cost = 0.0
+        while self._waiting and len(calls) < max(1, limit.items):
+            call = self._waiting[0]
+            cost += call.cost
+            if calls and cost > limit.cost:
+                break
+            calls.append(self._waiting.popleft())
+            self._cost -= call.cost
+        if not self._waiting:
+            self._cost = 0.0  # rounding errors do not add up
+        return calls

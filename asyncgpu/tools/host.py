@@ -1,0 +1,70 @@
+"""`ToolHost`: what one runtime keeps for the tools layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+
+from .. import ambient
+from ..policy.device_spec import parse_device
+from .launcher import Launcher
+from .stats import PoolStats
+from .tool import Tool
+from .workforce import Workforce
+
+__all__ = ["ToolHost", "host_of_task"]
+
+
+class ToolHost:
+    """Opens workforces, and closes those that are still open with the runtime."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self.launcher = launcher
+        self.default_pool: Any = None
+        """The `ToolPool` that tools called outside any pool use."""
+        self._open: list[Workforce] = []
+        self.house = self.open(seats=one_seat)
+        """Workers got by `get_tool` outside any ``persist()`` block; they stay to the end."""
+        self.one_shot = self.open(seats=one_seat, keeps=False)
+        """Workers of calls outside any pool or block; each ends with its call."""
+
+    def open(self, **options: Any) -> Workforce:
+        """Return a new `Workforce`; its parameters are `options`."""
+        staff = Workforce(self.launcher, **options)
+        self._open.append(staff)
+        return staff
+
+    async def close(self, staff: Workforce) -> None:
+        """Stop all its workers. Idempotent."""
+        if staff in self._open:
+            self._open.remove(staff)
+            await staff.aclose()
+
+    def stats(self) -> tuple[PoolStats, ...]:
+        """Return a snapshot of every workforce that has workers."""
+        snapshots = (staff.stats() for staff in self._open)
+        return tuple(stats for stats in snapshots if stats.slots)
+
+    async def aclose(self) -> None:
+        """Stop everything, all at once."""
+        self.default_pool = None
+        async with anyio.create_task_group() as tasks:
+            for staff in tuple(self._open):
+                tasks.start_soon(self.close, staff)
+
+
+def one_seat(tool: Tool) -> int:
+    """One worker for each tool, once its device string has been read."""
+    parse_device(tool.device)
+    return 1
+
+
+def host_of_task() -> ToolHost:
+    """Return the tool host of the current task's runtime.
+
+    Raises:
+        NoRuntime: no runtime is open here.
+    """
+    host: ToolHost = ambient.find_runtime().tools
+    return host

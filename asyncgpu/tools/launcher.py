@@ -1,0 +1,89 @@
+"""`Launcher`: from a tool and its granted devices to a worker process with the tool loaded."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio
+
+from ..devices.manager import DeviceManager
+from ..ports import Driver, WorkerChannel, WorkerSpec, WorkerTransport
+from ..settings import Settings
+from .timeline import Timeline
+from .tool import Tool
+
+__all__ = ["Launcher"]
+
+# The libraries behind numpy and torch size their thread pools from these before they are imported.
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """What the tools layer needs from its runtime."""
+
+    devices: DeviceManager
+    driver: Driver
+    transport: WorkerTransport
+    settings: Settings
+    timeline: Timeline
+    clock: Callable[[], float]
+    start_soon: Callable[..., None]
+    """Start a task that the runtime owns and cancels when it closes."""
+
+    async def launch(self, tool: Tool, indices: tuple[int, ...], name: str) -> WorkerChannel:
+        """Start a process on the devices `indices` (none: the CPU) and load `tool` in it.
+
+        Raises:
+            WorkerStartTimeout: the process did not get ready in time.
+            WorkerDied: it ended before the tool was loaded.
+            ToolFailed: the tool's `load` raised.
+        """
+        channel = await self.transport.start(self._spec(tool, indices, name))
+        try:
+            placed = copy.copy(tool)
+            placed.indices = indices
+            reply = await channel.load(placed, self.device_names(tool, indices))
+            if reply.error is not None:
+                raise reply.error
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await channel.stop(grace=0)
+            raise
+        return channel
+
+    def device_names(self, tool: Tool, indices: tuple[int, ...]) -> list[str]:
+        """Return what torch calls these devices inside the worker."""
+        if not indices:
+            return ["cpu"]
+        names = [self.driver.torch_device(index) for index in indices]
+        if tool.pin_visible_devices and names != ["cpu"] * len(names):
+            return [f"cuda:{place}" for place in range(len(names))]
+        return names
+
+    def _spec(self, tool: Tool, indices: tuple[int, ...], name: str) -> WorkerSpec:
+        env: dict[str, str] = {}
+        if not indices:
+            env |= dict.fromkeys(_THREAD_VARIABLES, str(tool.cpus_per_worker))
+        if indices and tool.pin_visible_devices:
+            env |= self.driver.worker_environment(indices)
+        env |= tool.env or {}
+        return WorkerSpec(
+            name=name,
+            python=tool.python,
+            env=env,
+            start_timeout=self.settings.worker_start_timeout,
+            stop_grace=self.settings.worker_stop_grace,
+        )
+
+
+def describe_place(indices: tuple[int, ...]) -> str:
+    """Return how logs and timelines call the place of a worker: ``"cuda:0,1"`` or ``"cpu"``."""
+    return f"cuda:{','.join(map(str, indices))}" if indices else "cpu"

@@ -1,0 +1,102 @@
+"""`Progress`: what a run has done so far, for a callback or a bar."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["Progress", "ProgressCallback", "Reporter"]
+
+log = logging.getLogger("asyncgpu.tools")
+
+ProgressCallback = Callable[["Progress"], object]
+
+# Ten snapshots a second is all an eye can use; a batch of a million items must not pay for more.
+_INTERVAL = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A snapshot of one run."""
+
+    total: int
+    """Items of the caller's list."""
+    done: int
+    """Items with an answer, equal ones counted each."""
+    failed: int
+    """Items with an error."""
+    loading: int
+    """Workers that start or load now."""
+    elapsed: float
+    """Seconds since the run began."""
+    rate: float
+    """Items per second since the first answer could come; 0.0 before it."""
+    eta: float | None
+    """Seconds to go at that rate; None: not known yet."""
+
+    @property
+    def finished(self) -> bool:
+        return self.done + self.failed == self.total
+
+
+class Reporter:
+    """Counts, and tells a callback at a bearable rate; the last snapshot always comes."""
+
+    def __init__(
+        self, callback: ProgressCallback | None, total: int, clock: Callable[[], float]
+    ) -> None:
+        self._callback = callback
+        self._total = total
+        self._clock = clock
+        self._began = clock()
+        self._working_since: float | None = None
+        self._told = float("-inf")
+        self._done = 0
+        self._failed = 0
+        self._loading = 0
+
+    def items(self, *, done: int = 0, failed: int = 0) -> None:
+        """Count items that got their outcome."""
+        if self._callback is None:
+            return
+        self._done += done
+        self._failed += failed
+        self._tell(at_once=self._done + self._failed >= self._total)
+
+    def loading(self, workers: int) -> None:
+        """Say how many workers are starting or loading."""
+        if self._callback is None or workers == self._loading:
+            return
+        self._loading = workers
+        self._tell(at_once=True)
+
+    def working(self) -> None:
+        """A first micro-batch is under way: the rate counts from here, not from the load."""
+        if self._working_since is None:
+            self._working_since = self._clock()
+
+    def _tell(self, *, at_once: bool) -> None:
+        now = self._clock()
+        if self._callback is None or (not at_once and now - self._told < _INTERVAL):
+            return
+        self._told = now
+        try:
+            self._callback(self._snapshot(now))
+        except Exception:
+            log.exception("a progress callback raised; the run goes on without it")
+            self._callback = None
+
+    def _snapshot(self, now: float) -> Progress:
+        settled = self._done + self._failed
+        since = now if self._working_since is None else self._working_since
+        rate = settled / (now - since) if settled and now > since else 0.0
+        return Progress(
+            total=self._total,
+            done=self._done,
+            failed=self._failed,
+            loading=self._loading,
+            elapsed=now - self._began,
+            rate=rate,
+            eta=(self._total - settled) / rate if rate else None,
+        )

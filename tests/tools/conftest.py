@@ -1,0 +1,53 @@
+"""A runtime on two virtual GPUs, and the invariants that hold after every scenario."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from asyncgpu import Runtime, Settings
+from asyncgpu.testing import gate
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def child_processes() -> set[int]:
+    tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
+    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+
+
+@pytest.fixture
+def settings():
+    """Overridden by tests that need others."""
+    return Settings(virtual_devices="2x8GiB")
+
+
+@pytest.fixture
+async def rt(anyio_backend, settings):
+    """An open runtime; afterwards no process, thread or descriptor of it is left."""
+    async with Runtime(settings=settings):
+        pass  # whatever the first runtime of a process leaves for good is not a leak
+    children, threads, descriptors = child_processes(), threading.active_count(), open_descriptors()
+    async with Runtime(settings=settings) as runtime:
+        yield runtime
+        for device in runtime.devices.status().devices:
+            assert len(device.holders) <= 1 or settings.allow_multiple_per_device
+    assert child_processes() <= children
+    assert threading.active_count() <= threads + ANYIO_THREADS
+    assert open_descriptors() <= descriptors
+
+
+# anyio keeps its worker threads for reuse; they are not ours to end.
+ANYIO_THREADS = 8
+
+
+@pytest.fixture
+def gates():
+    """Two closed gates: one for a tool to say that it runs, one to let it go on."""
+    with gate() as entered, gate() as leave:
+        yield entered, leave
