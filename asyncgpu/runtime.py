@@ -178,6 +178,7 @@ class Runtime:
         ambient.unregister_runtime(self)
         assert self._contexts is not None
         assert self._transport is not None
+        self.devices.close()
         await self.tools.aclose()
         await self._contexts.aclose()
         await self._transport.aclose()

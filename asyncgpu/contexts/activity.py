@@ -9,7 +9,7 @@ from functools import partial
 from ..errors import ContextClosed
 from ..policy.context_state import ContextInput, ContextMachine, ContextState
 from ..promise import new_promise, resolve
-from .home_loop import running_loop
+from .home_loop import home_loop
 
 __all__ = ["Activity", "Work"]
 
@@ -88,7 +88,7 @@ class Activity:
 
     async def wait_idle(self) -> None:
         """Wait until nothing is under way."""
-        loop = running_loop()
+        loop = home_loop()
         while True:
             promise = new_promise()
             with self._lock:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from .carried import CarriedSession
-from .current import apply_here, leave
+from .current import applied
 
 if TYPE_CHECKING:
     from .context import ExecutionContext
@@ -26,13 +26,10 @@ def bound_to(context: ExecutionContext, fn: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(fn)
     def bound(*args: P.args, **kwargs: P.kwargs) -> R:
         session = CarriedSession(core, context, inference=False)
-        work = core.begin(what, session)
+        work = core.begin(what)
         try:
-            apply_here(session)
-            try:
+            with applied(session):
                 return fn(*args, **kwargs)
-            finally:
-                leave(session)
         finally:
             core.activity.end(work)
 

@@ -20,9 +20,9 @@ from .device_lost import device_lost
 from .task_guard import TaskGuard
 from .turns import Turn
 
-__all__ = ["CarriedSession", "SessionHome", "carried_session"]
+__all__ = ["CarriedSession", "SessionHome", "carried_session", "open_sessions"]
 
-_log = logging.getLogger("asyncgpu")
+_log = logging.getLogger("asyncgpu.contexts")
 
 # What `apply` returns when it has applied nothing; a driver's token may be any object, None too.
 _NOTHING = object()
@@ -79,7 +79,7 @@ class CarriedSession:
         if outer is not None and outer.left:
             # Whoever entered it has restored what was before it, so only the sessions that are
             # still open matter: without this, generations of tasks would form an endless chain.
-            outer.outer = next(outer.open_around(), None)
+            outer.outer = next(open_sessions(), None)
         self.home = home
         self.context = context
         self.outer = outer
@@ -115,14 +115,6 @@ class CarriedSession:
             self._undo(token)
         except Exception as error:  # noqa: BLE001 - see the module: nothing may leave the hook
             self._fail(error)
-
-    def open_around(self) -> Iterator[CarriedSession]:
-        """Yield the sessions around this one, innermost first, that have not been left."""
-        session = self.outer
-        while session is not None:
-            if not session.left:
-                yield session
-            session = session.outer
 
     def leave(self) -> bool:
         """End the block: what was around it is carried again.
@@ -161,6 +153,15 @@ def carried_session() -> CarriedSession | None:
     """Return the session that the current task carries, left or not."""
     session: CarriedSession | None = ambient.session.get()
     return session
+
+
+def open_sessions() -> Iterator[CarriedSession]:
+    """Yield the sessions around the current task, innermost first, that have not been left."""
+    session = carried_session()
+    while session is not None:
+        if not session.left:
+            yield session
+        session = session.outer
 
 
 def _unlink(session: CarriedSession, inner: CarriedSession | None) -> bool:

@@ -10,14 +10,13 @@ from typing import Protocol
 import anyio
 
 from ..errors import DeviceError, RequestError
-from .carried import carried_session
 from .core import ContextCore
 from .thread import ContextThread
 from .timeouts import checked_timeout
 
 __all__ = ["Claim", "Closing", "StartSoon"]
 
-_log = logging.getLogger("asyncgpu")
+_log = logging.getLogger("asyncgpu.contexts")
 
 
 StartSoon = Callable[[Callable[[], Awaitable[None]]], object]
@@ -62,7 +61,7 @@ class Closing:
         """See `ExecutionContext.aclose`."""
         timeout = checked_timeout(timeout)
         core = self._core
-        if _inside_session_of(core):
+        if core.is_around():
             raise RequestError(f"{core}: closing it inside its own session would wait for itself")
         core.activity.refuse()
         core.turns.close()
@@ -122,12 +121,3 @@ class Closing:
             await self.aclose(None)
         except Exception as error:  # noqa: BLE001 - nobody waits for it: the log is the last reader
             _log.error("%s could not be closed", self._core, exc_info=error)
-
-
-def _inside_session_of(core: ContextCore) -> bool:
-    session = carried_session()
-    while session is not None:
-        if session.home is core and not session.left:
-            return True
-        session = session.outer
-    return False

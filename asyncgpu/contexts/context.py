@@ -160,7 +160,7 @@ class ExecutionContext:
             raise InvalidRequest(f"retries: {retries!r} is not 0 or more")
         for retries_left in range(retries, -1, -1):
             session = CarriedSession(self._core, self, inference=False)
-            work = self._core.begin(f"run_sync({_name(fn)})", session)
+            work = self._core.begin(f"run_sync({_name(fn)})")
             try:
                 result: R = await self._thread.call(
                     session, work, functools.partial(fn, *args, **kwargs)

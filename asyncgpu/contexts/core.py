@@ -8,14 +8,14 @@ from collections.abc import Callable
 from ..errors import ContextClosed, RequestError
 from ..ports import Driver, DriverStream
 from .activity import Activity, Work
-from .carried import CarriedSession
+from .carried import open_sessions
 from .step_hook import StepHook, hook_running_loop
 from .turns import Turns
 from .waiter import Marker, Waiter
 
 __all__ = ["ContextCore"]
 
-_log = logging.getLogger("asyncgpu")
+_log = logging.getLogger("asyncgpu.contexts")
 
 
 class ContextCore:
@@ -72,14 +72,17 @@ class ContextCore:
         for hook in hooks:
             hook.loop.call(hook.release)
 
-    def begin(self, what: str, session: CarriedSession) -> Work:
-        """Begin work in `session`; part of older work if a session of this context is around it.
+    def is_around(self) -> bool:
+        """Whether the current task is inside an open session of this context."""
+        return any(session.home is self for session in open_sessions())
+
+    def begin(self, what: str) -> Work:
+        """Begin work; it is part of older work if a session of this context is around it.
 
         Raises:
             ContextClosed: the context is closed, or closing and nothing of its own is around.
         """
-        within = any(around.home is self for around in session.open_around())
-        return self.activity.begin(what, within=within)
+        return self.activity.begin(what, within=self.is_around())
 
     def record(self) -> Marker:
         """Put a marker behind all the work of the stream.

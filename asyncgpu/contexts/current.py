@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .. import ambient
@@ -12,7 +14,7 @@ from .step_hook import current_stack
 if TYPE_CHECKING:
     from .context import ExecutionContext
 
-__all__ = ["apply_here", "current_context", "leave"]
+__all__ = ["applied", "apply_here", "current_context", "leave"]
 
 
 def current_context() -> ExecutionContext | None:
@@ -45,11 +47,26 @@ def apply_here(session: CarriedSession) -> None:
         raise session.lost()
 
 
+@contextmanager
+def applied(session: CarriedSession) -> Iterator[None]:
+    """Make `session` current for a block in this thread.
+
+    Raises:
+        DeviceLost: its stream could not be made current, or what was before not restored.
+    """
+    apply_here(session)
+    try:
+        yield
+    finally:
+        leave(session)
+        if session.fault is not None:
+            raise session.lost()
+
+
 def leave(session: CarriedSession) -> bool:
     """Make what was around `session` current again, for the rest of this step too.
 
     Return False if a session entered inside it was still open.
     """
-    in_order = session.leave()
     current_stack().leave(session, session.outer)
-    return in_order
+    return session.leave()

@@ -8,14 +8,14 @@ its token. A loop that is gone takes nothing, and saying so must not raise in th
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Protocol
 
+from .. import ambient
 from ..errors import RequestError
 
-__all__ = ["HomeLoop", "in_event_loop", "running_loop"]
+__all__ = ["HomeLoop", "home_loop", "in_event_loop"]
 
 
 class HomeLoop(Protocol):
@@ -37,29 +37,21 @@ class HomeLoop(Protocol):
         ...
 
 
-def running_loop() -> HomeLoop:
+def home_loop() -> HomeLoop:
     """Return the loop that runs in this thread.
 
     Raises:
         RequestError: none does.
     """
-    loop = asyncio._get_running_loop()
-    if loop is not None:
-        return _AsyncioLoop(loop)
-    if in_event_loop():
-        import trio
-
-        return _TrioLoop(trio.lowlevel.current_trio_token())
-    raise RequestError("no event loop runs in this thread")
+    loop = ambient.running_loop()
+    if loop is None:
+        raise RequestError("no event loop runs in this thread")
+    return _AsyncioLoop(loop) if isinstance(loop, asyncio.AbstractEventLoop) else _TrioLoop(loop)
 
 
 def in_event_loop() -> bool:
     """Whether an event loop runs in this thread, so that blocking here would stop it."""
-    if asyncio._get_running_loop() is not None:
-        return True
-    # trio is optional: a program that has not imported it does not run on it.
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_run())
+    return ambient.running_loop() is not None
 
 
 class _AsyncioLoop:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from ..promise import new_promise, resolve
-from .home_loop import running_loop
+from .home_loop import home_loop
 
 __all__ = ["OwnThread"]
 
@@ -38,7 +38,7 @@ class OwnThread:
 
     async def join(self) -> None:
         """Wait until the body has returned and the thread is gone."""
-        loop, promise = running_loop(), new_promise()
+        loop, promise = home_loop(), new_promise()
         with self._lock:
             thread = self._thread
             if thread is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .. import ambient
 from ..errors import InvalidRequest, RequestError, SessionMisuse
 from .activity import Work
-from .carried import CarriedSession
+from .carried import CarriedSession, open_sessions
 from .current import apply_here, leave
 from .home_loop import in_event_loop
 from .step_hook import StepHook
@@ -231,7 +231,7 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
 
     def _begin(self, session: CarriedSession, turn: Turn, what: str) -> None:
         try:
-            self._work = self._context._core.begin(what, session)
+            self._work = self._context._core.begin(what)
         except BaseException:
             turn.drop()
             raise
@@ -266,7 +266,7 @@ async def _take_guard_down(session: CarriedSession, error: BaseException | None)
 
 
 def _shared_turn(session: CarriedSession) -> Turn | None:
-    for around in session.open_around():
+    for around in open_sessions():
         if around.home is session.home and around.turn is not None and around.turn.share():
             return around.turn
     return None

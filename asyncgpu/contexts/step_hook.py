@@ -19,8 +19,9 @@ import asyncio
 import threading
 from typing import Protocol
 
+from .. import ambient
 from ..errors import RequestError
-from .home_loop import HomeLoop, in_event_loop
+from .home_loop import HomeLoop
 from .step_hook_asyncio import asyncio_hook
 from .step_stack import StepStack
 from .task_guard import TaskGuard
@@ -82,11 +83,11 @@ def current_stack() -> StepStack:
 
 
 def _running_hook(*, install: bool) -> StepHook | None:
-    loop = asyncio._get_running_loop()
-    if loop is not None:
-        return asyncio_hook(loop, install=install)
-    if not in_event_loop():
+    loop = ambient.running_loop()
+    if loop is None:
         return None
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        return asyncio_hook(loop, install=install)
     # trio is optional; its hook is a subclass of trio's own class.
     from .step_hook_trio import trio_hook
 

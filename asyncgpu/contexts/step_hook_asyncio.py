@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import ambient
 from ..errors import RequestError
-from .home_loop import running_loop
+from .home_loop import home_loop
 from .step_stack import StepStack
 
 __all__ = ["AsyncioGuard", "AsyncioHook", "asyncio_hook"]
@@ -31,7 +31,7 @@ class AsyncioHook:
     """See `StepHook`. Created in the loop that it hooks."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = running_loop()
+        self.loop = home_loop()
         self.stack = StepStack()
         self._asyncio_loop = loop
         self._users = 0

@@ -6,7 +6,7 @@ import trio
 from trio.lowlevel import RunVar, Task
 
 from .. import ambient
-from .home_loop import running_loop
+from .home_loop import home_loop
 from .step_stack import StepStack
 
 __all__ = ["TrioGuard", "TrioHook", "trio_hook"]
@@ -16,7 +16,7 @@ class TrioHook(trio.abc.Instrument):
     """See `StepHook`. Created in the run that it hooks. trio drops an instrument that raises."""
 
     def __init__(self) -> None:
-        self.loop = running_loop()
+        self.loop = home_loop()
         self.stack = StepStack()
         self._users = 0
         trio.lowlevel.add_instrument(self)
@@ -55,7 +55,11 @@ class TrioHook(trio.abc.Instrument):
 
 
 class TrioGuard:
-    """See `TaskGuard`; a cancel scope around the body."""
+    """See `TaskGuard`; a cancel scope around the body.
+
+    So an async generator that holds a session across a ``yield`` must be closed in its own task,
+    as trio asks of every generator with a cancel scope.
+    """
 
     __slots__ = ("_scope",)
 

@@ -16,9 +16,10 @@ from ..promise import new_promise, resolve
 from .activity import Work
 from .carried import CarriedSession
 from .core import ContextCore
-from .current import apply_here, leave
-from .home_loop import running_loop
+from .current import applied
+from .home_loop import home_loop
 from .own_thread import OwnThread
+from .step_hook import current_stack
 from .waiter import Marker
 
 __all__ = ["ContextThread"]
@@ -91,7 +92,7 @@ class _Call:
         self._work = work
         self._fn: Callable[[], Any] | None = fn
         self._context: Context = copy_context()
-        self._loop = running_loop()
+        self._loop = home_loop()
         self._promise = new_promise()
         self._given_up = False
         self._returned = False
@@ -149,19 +150,21 @@ class _Call:
             resolve(self._promise, None)
 
     def _drain_later(self) -> None:
-        self._value = self._error = None
         if self._marker is None:
             self._end()
         else:
             self._core.drain_later(self._marker, self._end)
 
     def _end(self) -> None:
+        # Taken by the caller, or wanted by nobody; the error would refer to itself through this.
+        self._value = self._error = None
         self._core.activity.end(self._work)
 
 
 def _apply_and_call(session: CarriedSession, fn: Callable[[], Any]) -> Any:
-    apply_here(session)
     try:
-        return fn()
+        with applied(session):
+            return fn()
     finally:
-        leave(session)
+        # Sync sessions that the function has entered and not left end with it.
+        current_stack().unwind()

@@ -8,6 +8,9 @@ from ..errors import InvalidRequest
 
 __all__ = ["checked_timeout"]
 
+# Threads cannot wait much longer than that at a time; nobody can.
+_A_LIFE = 3e9
+
 
 def checked_timeout(timeout: float | None) -> float | None:
     """Return `timeout` in seconds; None: no limit.
@@ -21,4 +24,4 @@ def checked_timeout(timeout: float | None) -> float | None:
         raise InvalidRequest(f"timeout: {timeout!r} is not a number of seconds")
     if math.isnan(timeout) or timeout < 0:
         raise InvalidRequest(f"timeout: {timeout} seconds; it must be 0 or more")
-    return timeout
+    return None if timeout > _A_LIFE else timeout

@@ -10,7 +10,7 @@ import anyio
 from ..errors import ContextClosed
 from ..policy.turns import TurnQueue
 from ..promise import new_promise, resolve
-from .home_loop import running_loop
+from .home_loop import home_loop
 
 __all__ = ["Turn", "Turns"]
 
@@ -82,7 +82,7 @@ class Turns:
         """
         if (turn := self.take_now()) is not None:
             return turn
-        loop, promise = running_loop(), new_promise()
+        loop, promise = home_loop(), new_promise()
         ticket = self._wait_in_line(lambda granted: loop.call(resolve, promise, granted))
         with anyio.move_on_after(timeout):
             try:
@@ -127,8 +127,9 @@ class Turns:
                 ticket_now = self._queue.drop(ticket_now)
                 if ticket_now is None:
                     return
-                tell = self._tell.pop(ticket_now)
-            if tell(True):
+                tell = self._tell.pop(ticket_now, None)
+            if tell is None or tell(True):
+                # Without a `tell` it knows already that the context has closed, and gives up.
                 return
             # Its loop is gone, and it with it: the turn goes on to the next one.
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from ..ports import DriverEvent, DriverStream
 from ..promise import new_promise, resolve
 from .device_lost import device_lost
-from .home_loop import HomeLoop, running_loop
+from .home_loop import HomeLoop, home_loop
 from .own_thread import OwnThread
 from .poller import PendingWait, running_poller
 
@@ -88,7 +88,7 @@ class Waiter:
         def hand_over(wait: PendingWait) -> None:
             self._hand_over(marker, wait)
 
-        running_poller().add(PendingWait(marker.event, promise, running_loop(), hand_over))
+        running_poller().add(PendingWait(marker.event, promise, home_loop(), hand_over))
         error = await promise
         if error is not None:
             raise device_lost(error, f"{self._what}: waiting for an event")
@@ -98,7 +98,9 @@ class Waiter:
 
         It is called in the waiter's thread or at once, and must be quick.
         """
-        if not self._ask(marker, lambda: marker.callbacks.append(callback)):
+        if _is_reached(marker):
+            callback(None)
+        elif not self._ask(marker, lambda: marker.callbacks.append(callback)):
             callback(marker.failure)
 
     async def stop(self) -> None:

@@ -1,10 +1,10 @@
-"""`Allocation`: devices held by a resident or a context until it releases them."""
+"""`Allocation`: devices that a resident or a context has until it gives them back."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
-from ..policy.claims import ClaimState
 from ..policy.device_inputs import BecameBusy, BecameIdle, DeviceInput, Pinned, Released
 from ..policy.device_spec import device_names
 from ..policy.offload import OffloadStrategy
@@ -13,44 +13,73 @@ __all__ = ["Allocation", "Evictable"]
 
 
 class Evictable(Protocol):
-    """Whoever holds devices as a resident and can be made to leave them."""
+    """Somebody who can be asked to leave a device."""
 
     @property
     def name(self) -> str:
-        """What the queue, logs and errors call it."""
+        """Who it is, for logs, errors and the status."""
         ...
 
     async def evict(self, strategy: OffloadStrategy) -> None:
-        """Give the devices up; returning means that nothing of it is on them any more."""
-        ...
+        """Free the devices; called at most once for an allocation, in a task of the runtime.
 
+        On return the devices are free and the allocation is over. Raising ends it too, and is
+        logged. If the request that needs the devices preempts, this may come in the middle of a
+        start or of a call, which then has to run again elsewhere.
 
-class Teller(Protocol):
-    """The device manager, as its allocations see it."""
-
-    def tell(self, input: DeviceInput) -> None:
-        """Report to the device table and carry out what it answers."""
-        ...
-
-    def state_of(self, claim: int) -> ClaimState:
-        """Return where a claim stands; GONE if the table has forgotten it."""
+        Args:
+            strategy: CPU: move to host memory if you can; else, or if you cannot, end.
+        """
         ...
 
 
 class Allocation:
-    """Devices of one holder. A resident says when it is busy, and is evictable while idle."""
+    """Devices held by an owner. `DeviceManager.acquire` and `.reserve` make them.
 
-    def __init__(self, manager: Teller, claim: int, indices: tuple[int, ...]) -> None:
-        self._manager = manager
+    A resident's allocation starts out as busy: it loads. It becomes a possible victim with
+    `mark_idle`, and is none from `mark_busy` until the next `mark_idle`. A worker that loaded for
+    a call goes straight to `mark_busy`; idle even for a moment, it might be evicted unused.
+    """
+
+    def __init__(
+        self, id: int, owner: Evictable | None, name: str, tell: Callable[[DeviceInput], None]
+    ) -> None:
+        self._id = id
+        self._owner = owner
+        self._name = name
+        self._tell = tell
+        self._granted = False
+        self._indices: tuple[int, ...] = ()
+        self._idle = False
+        self._started = False
         self._pinned = False
-        self.id = claim
-        self.indices = indices
-        """Logical indices; empty on the CPU."""
+        self._evicting = False
+        self._released = False
+
+    @property
+    def id(self) -> int:
+        """The number of its claim, as in the status and in `asyncgpu.ambient.claims`."""
+        return self._id
+
+    @property
+    def name(self) -> str:
+        """Whose it is, for logs, errors and the status."""
+        return self._name
+
+    @property
+    def owner(self) -> Evictable | None:
+        """Who is asked to leave; None: never asked."""
+        return self._owner
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Logical indices of the GPUs; empty: the CPU."""
+        return self._indices
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Their names: ``("cuda:0", "cuda:1")``, or ``("cpu",)``."""
-        return tuple(f"cuda:{index}" for index in self.indices) or ("cpu",)
+        """``("cuda:0", "cuda:1")``, or ``("cpu",)``."""
+        return tuple(device_names(self._indices).split(","))
 
     @property
     def device(self) -> str:
@@ -58,39 +87,68 @@ class Allocation:
         return self.devices[0]
 
     @property
-    def released(self) -> bool:
-        """Whether it holds nothing any more."""
-        return self._manager.state_of(self.id) is ClaimState.GONE
+    def granted(self) -> bool:
+        """Whether the devices are, or were, its own."""
+        return self._granted
 
     @property
     def evicting(self) -> bool:
-        """Whether it has been chosen to leave and must take no new work."""
-        return self._manager.state_of(self.id) is ClaimState.EVICTING
+        """Whether the owner is being asked to leave; nothing new may begin here."""
+        return self._evicting
+
+    @property
+    def released(self) -> bool:
+        """Whether it is over: given back, or evicted."""
+        return self._released
 
     @property
     def pinned(self) -> bool:
-        """Whether it may not be evicted even while idle."""
+        """Whether the owner must not be evicted, idle or not."""
         return self._pinned
 
     @pinned.setter
     def pinned(self, pinned: bool) -> None:
-        if pinned != self._pinned:
-            self._manager.tell(Pinned(self.id, pinned))
+        if pinned != self._pinned and not self._evicting and not self._released:
             self._pinned = pinned
+            self._tell(Pinned(self._id, pinned))
 
-    def mark_busy(self) -> None:
-        """A call begins: it is no victim until `mark_idle`."""
-        self._manager.tell(BecameBusy(self.id))
+    def mark_busy(self) -> bool:
+        """Begin a call; False: too late, the owner is being evicted or the allocation is over."""
+        if self._evicting or self._released:
+            return False
+        if self._idle or not self._started:
+            self._idle, self._started = False, True
+            self._tell(BecameBusy(self._id))
+        return True
 
     def mark_idle(self) -> None:
-        """A call has ended: from now on it may be evicted, the least recently used first."""
-        self._manager.tell(BecameIdle(self.id))
+        """End a call, or the start: from now on the owner may be evicted, unless pinned."""
+        if not (self._idle or self._evicting or self._released):
+            self._idle = self._started = True
+            self._tell(BecameIdle(self._id))
 
     def release(self) -> None:
-        """Give the devices back; idempotent."""
-        if not self.released:
-            self._manager.tell(Released(self.id))
+        """Give the devices back; idempotent. They are free for others at once."""
+        if not self._released:
+            self._released = True
+            self._evicting = False
+            self._tell(Released(self._id))
 
     def __repr__(self) -> str:
-        state = self._manager.state_of(self.id).value
-        return f"<Allocation {self.id} of {device_names(self.indices)}, {state}>"
+        state = "released" if self._released else "evicting" if self._evicting else "held"
+        return (
+            f"<Allocation {self._id} of {self._name!r} on {device_names(self._indices)} ({state})>"
+        )
+
+    # ------------------------------------------------------------- called by the manager
+
+    def _grant(self, indices: tuple[int, ...]) -> None:
+        self._granted = True
+        self._indices = indices
+
+    def _begin_eviction(self) -> None:
+        self._evicting = True
+
+    def _end_eviction(self) -> None:
+        self._evicting = False
+        self._released = True

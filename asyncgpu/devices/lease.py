@@ -1,23 +1,74 @@
-"""`Lease`: devices held for the length of a block, never taken away."""
+"""`Lease`: devices held for a block, never taken away."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from types import TracebackType
 
-__all__ = ["Lease"]
+from .. import ambient
+from ..errors import RequestError
+from .allocation import Allocation
+
+__all__ = ["Lease", "LeaseBlock"]
 
 
-@dataclass(frozen=True, slots=True)
 class Lease:
-    """What ``async with rt.lease(...)`` gives."""
+    """Devices that are this block's until it ends. ``async with manager.lease(...)`` makes it."""
 
-    id: int
-    devices: tuple[str, ...]
-    """``("cuda:0", "cuda:1")`` in the caller's order, or ``("cpu",)``."""
-    indices: tuple[int, ...]
-    """Their logical indices; empty on the CPU."""
+    def __init__(self, allocation: Allocation) -> None:
+        self._allocation = allocation
+
+    @property
+    def id(self) -> int:
+        """The number of its claim, as in the status."""
+        return self._allocation.id
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Logical indices of the GPUs; empty: the CPU."""
+        return self._allocation.indices
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """``("cuda:0", "cuda:1")``, or ``("cpu",)``."""
+        return self._allocation.devices
 
     @property
     def device(self) -> str:
         """The first of them."""
-        return self.devices[0]
+        return self._allocation.device
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.id} on {','.join(self.devices)}>"
+
+
+class LeaseBlock:
+    """Waits for the devices on entering, gives them back on leaving. Entered once.
+
+    The task inside, and its children, carry the claim with them, so that what they ask for does
+    not wait for this very lease.
+    """
+
+    def __init__(self, obtain: Callable[[], Awaitable[Allocation]]) -> None:
+        self._obtain = obtain
+        self._entered = False
+        self._allocation: Allocation | None = None
+
+    async def __aenter__(self) -> Lease:
+        if self._entered:
+            raise RequestError("a lease is entered once; ask for another one")
+        self._entered = True
+        allocation = self._allocation = await self._obtain()
+        ambient.claims.set(ambient.claims.get() | {allocation.id})
+        return Lease(allocation)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        assert self._allocation is not None
+        self._allocation.release()
+        # Not a token: the block may be left in another task than it was entered in.
+        ambient.claims.set(ambient.claims.get() - {self._allocation.id})

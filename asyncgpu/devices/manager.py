@@ -1,34 +1,36 @@
-"""`DeviceManager`: performs what the device table decides. Waiting for a GPU is an ``await``.
+"""`DeviceManager`: waits for devices, and performs what the device table decides.
 
-The table is told what happens and answers with actions; this resolves the promises of those who
-wait and runs evictions as tasks of the runtime. No lock is held and nothing slow is done between a
-question to the table and the end of its answer, so the loop never waits for an eviction.
+Every change goes through `_tell`: the table is given an input and returns actions, which are
+carried out on the spot. Nothing is awaited in between, so no lock is needed; what takes time, an
+eviction, runs in a task of the runtime and is reported back as one more input.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+import math
+from collections.abc import Callable, Collection, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal
 
 import anyio
+import anyio.lowlevel
 
 from .. import ambient
-from ..errors import InfeasibleRequest, InvalidRequest
-from ..policy.claims import ClaimState
+from ..errors import InfeasibleRequest, InvalidRequest, NoRuntime
 from ..policy.device_actions import DeviceAction, Evict, Grant, Reject
 from ..policy.device_inputs import (
     Cancelled,
     ClaimKind,
-    Configured,
     DeviceInput,
     Evicted,
     Released,
     Requested,
     Shape,
 )
-from ..policy.device_spec import DeviceChoice, DeviceSpec, parse_device, parse_managed_devices
+from ..policy.device_spec import DeviceChoice, DeviceSpec, parse_device
 from ..policy.device_table import DeviceTable
 from ..policy.offload import OffloadStrategy
 from ..policy.qos import QoSPolicy
@@ -37,21 +39,23 @@ from ..promise import Promise, new_promise, resolve
 from ..settings import Settings
 from ..units import Size, parse_size
 from .allocation import Allocation, Evictable
-from .lease import Lease
-from .status import DeviceChange, DeviceStatus, take_status
-from .watching import Watchers
+from .changes import describe
+from .lease import Lease, LeaseBlock
+from .options import ManagedDevices, Options
+from .status import DeviceStatus, snapshot
+from .watching import Watch, Watchers
 
-__all__ = ["DeviceManager"]
+__all__ = ["DeviceManager", "OffloadStrategy"]
 
 log = logging.getLogger("asyncgpu.devices")
 
-# Far above what a worker's stop or a model's way to host memory takes. An owner that is not done by
-# then is reported, and its devices are given on: a queue that stands still helps nobody.
-_EVICTION_LIMIT = 60.0
+# Claims travel with tasks, and tasks may meet several runtimes of one process: a number must mean
+# one claim only.
+_claim_ids = itertools.count(1)
 
 
 class DeviceManager:
-    """Leases, residents and contexts on the devices of one machine."""
+    """Leases, residents and contexts on the devices of one machine. Used in its loop's thread."""
 
     def __init__(
         self,
@@ -60,98 +64,76 @@ class DeviceManager:
         settings: Settings,
         clock: Callable[[], float],
         start_soon: Callable[..., None],
+        eviction_timeout: float = 120.0,
     ) -> None:
-        """Know the devices; nothing is held yet.
+        """Manage what the settings say.
 
         Args:
             inventory: the visible devices.
-            settings: which of them to manage, and how.
-            clock: the loop's, in seconds.
-            start_soon: starts a task that the runtime owns.
+            settings: managed devices, packing, offload strategy, ageing.
+            clock: seconds; never goes back.
+            start_soon: runs a coroutine function in a task of the runtime.
+            eviction_timeout: seconds after which an eviction counts as over.
 
         Raises:
-            InvalidRequest: the settings name devices that cannot be read or are not there.
+            InvalidRequest: the settings name devices that are not there.
         """
-        self._infos = {info.index: info for info in inventory}
+        self._inventory = {info.index: info for info in inventory}
         self._clock = clock
         self._start_soon = start_soon
-        self._ids = itertools.count(1)
-        self._waiters: dict[int, Promise[Grant | Reject]] = {}
-        self._owners: dict[int, Evictable] = {}
-        self._watchers = Watchers()
-        self._packing, self._strategy = self._allowed(
-            settings.allow_multiple_per_device, OffloadStrategy(settings.offload_strategy)
-        )
-        managed = settings.managed_devices
+        self._eviction_timeout = eviction_timeout
+        self._defaults = Options.from_settings(settings, tuple(sorted(self._inventory)))
+        self._options = self._defaults
+        configured = self._options.configured(self._inventory)
         self._table = DeviceTable(
-            {index: info.total_memory for index, info in self._infos.items()},
-            managed=None if managed is None else parse_managed_devices(managed),
-            packing=self._packing,
-            strategy=self._strategy,
+            {info.index: info.total_memory for info in inventory},
+            managed=configured.managed,
+            packing=configured.packing,
+            strategy=configured.strategy,
             ageing_seconds=settings.ageing_seconds,
         )
+        self._asking: dict[int, _Asker] = {}
+        self._allocations: dict[int, Allocation] = {}
+        self._watchers = Watchers()
+        self._closed = False
 
-    # -------------------------------------------------------------------- configuration
+    # ------------------------------------------------------------------------- configuring
 
     @property
     def managed(self) -> tuple[int, ...]:
-        """Logical indices of the devices that take new holders, ascending."""
+        """Logical indices of the devices that take new claims."""
         return self._table.occupancy.managed
 
     def configure(
         self,
         *,
-        managed_devices: str | Iterable[str] | None = None,
+        managed_devices: ManagedDevices | None = None,
         offload_strategy: OffloadStrategy | str | None = None,
-        allow_multiple_per_device: bool | None = None,
+        allow_multiple_per_device: bool | Literal["auto"] | None = None,
     ) -> None:
-        """Change what is managed and how; None leaves it as it is.
+        """Change how devices are managed; all of it or, on an error, nothing.
 
-        Holders of a device that is no longer managed stay until they are done; idle residents
-        leave. Waiters that can have a new device get it at once.
+        Nobody is thrown off a device that is no longer managed: it takes nobody new, idle
+        residents are evicted, and everybody else leaves in his own time.
 
         Args:
-            managed_devices: ``"cuda:0,cuda:1"``, ``"0,1"``, a list of names, or ``"auto"`` for all.
-            offload_strategy: what becomes of who is evicted.
-            allow_multiple_per_device: several holders may share a device.
+            managed_devices: ``"cuda:0,cuda:1"``, ``"0,1"`` or a list of indices and names.
+            offload_strategy: what evicted workers are told to do.
+            allow_multiple_per_device: whether leases and residents may share a device.
+                Each: None leaves it as it is, ``"auto"`` resets it to what the settings say.
 
         Raises:
-            InvalidRequest: something means nothing or is not there; nothing has changed.
+            InvalidRequest: a value that means nothing, or a device that is not there.
         """
-        managed = self._read_managed(managed_devices)
-        strategy = self._strategy
-        if offload_strategy is not None:
-            strategy = _read_strategy(offload_strategy)
-        packing = self._packing
-        if allow_multiple_per_device is not None:
-            packing = bool(allow_multiple_per_device)
-        packing, strategy = self._allowed(packing, strategy)
-        self.tell(Configured(managed, packing, strategy))
-        self._packing, self._strategy = packing, strategy
-
-    def _read_managed(self, devices: str | Iterable[str] | None) -> tuple[int, ...]:
-        if devices is None:
-            return self.managed
-        if devices == "auto":
-            return tuple(self._infos)
-        text = devices if isinstance(devices, str) else ",".join(map(str, devices))
-        return parse_managed_devices(text)
-
-    def _allowed(self, packing: bool, strategy: OffloadStrategy) -> tuple[bool, OffloadStrategy]:
-        """Return what the devices' compute modes allow."""
-        exclusive = [info.index for info in self._infos.values() if info.exclusive_process]
-        if not exclusive or (not packing and strategy is OffloadStrategy.RESTART):
-            return packing, strategy
-        log.warning(
-            "cuda:%d lets only one process use it: no sharing, and who is evicted is restarted",
-            exclusive[0],
+        options = self._options.changed(
+            self._defaults, managed_devices, offload_strategy, allow_multiple_per_device
         )
-        return False, OffloadStrategy.RESTART
+        self._tell(options.configured(self._inventory))
+        self._options = options
 
-    # -------------------------------------------------------------------------- holding
+    # ---------------------------------------------------------------------------- claiming
 
-    @asynccontextmanager
-    async def lease(
+    def lease(
         self,
         device: str = "cuda",
         *,
@@ -159,33 +141,30 @@ class DeviceManager:
         qos: QoSPolicy = QoSPolicy.BURSTABLE,
         preempt: bool = False,
         timeout: float | None = None,
-    ) -> AsyncIterator[Lease]:
-        """Hold devices for a block; nobody takes them away.
+    ) -> AbstractAsyncContextManager[Lease]:
+        """Hold devices for a block; nobody is evicted from a lease.
 
         Args:
-            device: ``"cuda"``, ``"cudax2"``, ``"cuda:0,1"``, ``"cpu"``.
-            vram: bytes needed on each device; with packing, what is declared is reserved.
-            qos: waiters are served by class, then arrival, with ageing.
-            preempt: running workers of the same class or a lower one may be stopped for it; what
-                they run is run again.
+            device: what is wanted, such as ``"cuda"``, ``"cudax2"``, ``"cuda:0,1"``, ``"cpu"``.
+            vram: bytes reserved on each device; None: undeclared.
+            qos: decides, with the time of arrival, who is served first.
+            preempt: running residents of the same or a lower class may be evicted for it, if no
+                idle ones will do; their calls run again elsewhere.
             timeout: seconds to wait; None: as long as it takes.
 
         Raises:
-            InvalidDevice: `device` cannot be read.
-            InfeasibleRequest: it could never be met, or only by what the asker holds itself.
-            TimeoutError: it was not met in time.
+            InvalidRequest: `device` cannot be read, or another argument means nothing.
+            InfeasibleRequest: on entering: it could never be met.
+            TimeoutError: on entering: it was not met in time.
         """
-        shape = self._shape(ClaimKind.LEASE, device, vram, preempts=qos if preempt else None)
-        grant = await self._obtain(shape, qos, "lease", timeout)
-        token = ambient.claims.set(ambient.claims.get() | {grant.claim})
-        try:
-            allocation = Allocation(self, grant.claim, grant.devices)
-            yield Lease(allocation.id, allocation.devices, allocation.indices)
-        finally:
-            # A block that is closed from another task leaves that task's variable alone.
-            with suppress(ValueError):
-                ambient.claims.reset(token)
-            self.tell(Released(grant.claim))
+        shape = Shape(
+            ClaimKind.LEASE,
+            parse_device(device),
+            vram=_read_vram(vram),
+            preempts=qos if preempt else None,
+        )
+        limit = _read_timeout(timeout)
+        return LeaseBlock(lambda: self._obtain(shape, qos, limit, None, _task_name()))
 
     async def acquire(
         self,
@@ -195,166 +174,202 @@ class DeviceManager:
         vram: Size | None = None,
         qos: QoSPolicy = QoSPolicy.BURSTABLE,
         timeout: float | None = None,
-        among: Iterable[int] | None = None,
+        among: Collection[int] | None = None,
         group: Hashable = None,
     ) -> Allocation:
-        """Wait for devices for a resident, which is evicted for others while it is idle.
+        """Wait for devices for a resident, which may be evicted from them while it is idle.
 
         Args:
             device: as for `lease`.
-            owner: is told to leave, when its time has come.
-            vram: bytes needed on each device.
-            qos: its class in the queue.
+            owner: who is asked to leave.
+            vram: bytes reserved on each device; None: undeclared.
+            qos: decides, with the time of arrival, who is served first.
             timeout: seconds to wait; None: as long as it takes.
-            among: logical indices it may use; None: every managed device.
-            group: at most one resident of a group stands on a device; None: no group.
+            among: logical indices that will do; None: all managed devices.
+            group: at most one claim of a group stands on a device; None: no group.
 
         Raises:
-            InvalidDevice: `device` cannot be read.
-            InfeasibleRequest: it could never be met, or only by what the asker holds itself.
+            InvalidRequest: an argument means nothing.
+            InfeasibleRequest: it could never be met.
             TimeoutError: it was not met in time.
         """
-        shape = self._shape(
+        shape = Shape(
             ClaimKind.RESIDENT,
-            device,
-            vram,
+            parse_device(device),
+            vram=_read_vram(vram),
             among=None if among is None else frozenset(among),
             group=group,
         )
-        grant = await self._obtain(shape, qos, owner.name, timeout)
-        self._owners[grant.claim] = owner
-        return Allocation(self, grant.claim, grant.devices)
+        return await self._obtain(shape, qos, _read_timeout(timeout), owner, owner.name)
 
     async def reserve(
         self,
-        device: int,
+        device_index: int,
         *,
         owner_name: str,
-        vram: int,
+        vram: Size,
         qos: QoSPolicy,
         timeout: float | None = None,
     ) -> Allocation:
-        """Wait for an execution context's share of one device, `vram` bytes of it reserved.
+        """Wait for a share of one device for an execution context.
+
+        Args:
+            device_index: the logical index.
+            owner_name: for errors and the status.
+            vram: bytes reserved; 0: none.
+            qos: decides, with the time of arrival, who is served first.
+            timeout: seconds to wait; None: as long as it takes.
 
         Raises:
-            InfeasibleRequest: the device is not managed, or smaller than `vram`.
+            InvalidRequest: an argument means nothing.
+            InfeasibleRequest: it could never be met.
             TimeoutError: it was not met in time.
         """
-        spec = DeviceSpec(DeviceChoice.EXACT, 1, (device,))
-        shape = Shape(ClaimKind.CONTEXT, spec, vram)
-        grant = await self._obtain(shape, qos, owner_name, timeout)
-        return Allocation(self, grant.claim, grant.devices)
+        spec = DeviceSpec(DeviceChoice.EXACT, 1, (device_index,))
+        shape = Shape(ClaimKind.CONTEXT, spec, vram=_read_vram(vram))
+        return await self._obtain(shape, qos, _read_timeout(timeout), None, owner_name)
 
-    def _shape(
-        self,
-        kind: ClaimKind,
-        device: str,
-        vram: Size | None,
-        *,
-        among: frozenset[int] | None = None,
-        group: Hashable = None,
-        preempts: QoSPolicy | None = None,
-    ) -> Shape:
-        nbytes = None if vram is None else parse_size(vram, what="vram")
-        return Shape(kind, parse_device(device), nbytes, among, group, preempts)
-
-    async def _obtain(
-        self, shape: Shape, qos: QoSPolicy, owner: str, timeout: float | None
-    ) -> Grant:
-        claim = next(self._ids)
-        outcome: Promise[Grant | Reject] = new_promise()
-        self._waiters[claim] = outcome
-        self.tell(Requested(claim, shape, qos, ambient.claims.get(), owner))
-        try:
-            with anyio.fail_after(timeout):
-                answer = await outcome
-        except TimeoutError:
-            why = self._table.explain(claim)
-            self._withdraw(claim)
-            raise TimeoutError(f"{owner}: not granted within {timeout:g} s; it {why}") from None
-        except BaseException:
-            self._withdraw(claim)
-            raise
-        finally:
-            del self._waiters[claim]
-        if isinstance(answer, Reject):
-            raise InfeasibleRequest(answer.reason)
-        return answer
-
-    def _withdraw(self, claim: int) -> None:
-        """Leave no trace of a request whose asker is gone, also if it was granted just now."""
-        state = self.state_of(claim)
-        if state.granted:
-            self.tell(Released(claim))
-        elif state is not ClaimState.GONE:
-            self.tell(Cancelled(claim))
-
-    # -------------------------------------------------------------------------- looking
+    # ------------------------------------------------------------------------------ seeing
 
     def status(self) -> DeviceStatus:
-        """Return who holds what, since when, and who waits for it and why."""
-        return take_status(self._table, self._infos, self._clock())
+        """Return a snapshot of everything."""
+        return snapshot(self._table, self._inventory, self._clock())
 
-    def watch(self) -> AsyncIterator[DeviceChange]:
-        """Yield every change from now on. One that reads slowly loses the oldest."""
-        return self._watchers.watch()
+    def watch(self) -> Watch:
+        """Return the changes from now on, as an async iterator; see `Watch`."""
+        watch = self._watchers.add()
+        if self._closed:
+            watch.end()
+        return watch
 
-    def state_of(self, claim: int) -> ClaimState:
-        """Return where a claim stands; GONE if the table has forgotten it."""
-        found = self._table.claim(claim)
-        return ClaimState.GONE if found is None else found.state
+    def check_invariants(self) -> None:
+        """Raise `AssertionError` if the table contradicts itself. For tests: it is slow."""
+        self._table.check_invariants()
 
-    # ----------------------------------------------------------------------- performing
+    def close(self) -> None:
+        """Let whoever waits fail with `NoRuntime`, and end the watches. Idempotent."""
+        self._closed = True
+        for asker in self._asking.values():
+            resolve(asker.promise, None)
+        self._watchers.end()
 
-    def tell(self, input: DeviceInput) -> None:
-        """Report to the device table and carry out what it answers.
+    # ----------------------------------------------------------------------------- waiting
 
-        Raises:
-            InvalidTransition: a bug of ours; nothing has changed.
-        """
-        claim = getattr(input, "claim", 0)
-        if isinstance(input, (Released, Evicted)):
-            what = "released" if isinstance(input, Released) else "evicted"
-            self._announce(claim, what, "")
-            self._owners.pop(claim, None)
-        for action in self._table.handle(input, self._clock()):
+    async def _obtain(
+        self,
+        shape: Shape,
+        qos: QoSPolicy,
+        timeout: float | None,
+        owner: Evictable | None,
+        name: str,
+    ) -> Allocation:
+        # Cancelled here, nothing has been asked yet.
+        await anyio.lowlevel.checkpoint()
+        self._check_open()
+        allocation = Allocation(next(_claim_ids), owner, name, self._tell)
+        self._allocations[allocation.id] = allocation
+        asker = self._asking[allocation.id] = _Asker(new_promise())
+        try:
+            request = Requested(allocation.id, shape, qos, ambient.claims.get(), name)
+            await self._ask(request, allocation, asker, timeout)
+        except BaseException:
+            self._withdraw(allocation)
+            raise
+        finally:
+            del self._asking[allocation.id]
+        return allocation
+
+    async def _ask(
+        self, request: Requested, allocation: Allocation, asker: _Asker, timeout: float | None
+    ) -> None:
+        began = self._clock()
+        self._tell(request)
+        if not asker.promise.done():
+            with anyio.move_on_after(timeout):
+                await asker.promise
+        if asker.rejected is not None:
+            raise InfeasibleRequest(asker.rejected)
+        if not allocation.granted:
+            self._check_open()
+            waited = self._clock() - began
+            why = self._table.explain(allocation.id)
+            raise TimeoutError(f"{request.shape.spec} not granted within {waited:.3g} s: it {why}")
+
+    def _withdraw(self, allocation: Allocation) -> None:
+        """Leave no trace of a request whose asker is gone, not even of a grant it did not see."""
+        if allocation.granted:
+            allocation.release()
+        elif allocation.id in self._allocations:
+            self._tell(Cancelled(allocation.id))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NoRuntime("the runtime of these devices has been closed")
+
+    # -------------------------------------------------------------------------- performing
+
+    def _tell(self, input: DeviceInput) -> None:
+        """Give the table an input and perform its actions."""
+        now = self._clock()
+        actions = self._table.handle(input, now)
+        for action in actions:
             self._perform(action)
+        if self._watchers:
+            for change in describe(input, actions, self._allocations, now):
+                self._watchers.tell(change)
+        for ended in (input, *actions):
+            if isinstance(ended, Released | Evicted | Cancelled | Reject):
+                del self._allocations[ended.claim]
 
     def _perform(self, action: DeviceAction) -> None:
-        if isinstance(action, Evict):
-            self._announce(action.claim, "evicting", action.reason)
-            self._start_soon(self._evict, action.claim)
-            return
-        self._announce(
-            action.claim, "granted" if isinstance(action, Grant) else "rejected", action.reason
-        )
-        resolve(self._waiters[action.claim], action)
+        match action:
+            case Grant(claim, devices):
+                self._allocations[claim]._grant(devices)
+                resolve(self._asking[claim].promise, None)
+            case Reject(claim, reason):
+                self._asking[claim].rejected = reason
+                resolve(self._asking[claim].promise, None)
+            case Evict(claim, strategy):
+                self._allocations[claim]._begin_eviction()
+                self._start_soon(self._evict, self._allocations[claim], strategy)
 
-    async def _evict(self, claim: int) -> None:
-        owner = self._owners.get(claim)
+    async def _evict(self, allocation: Allocation, strategy: OffloadStrategy) -> None:
+        """Make the owner leave, even if the runtime is closing, but not for ever."""
+        assert allocation.owner is not None
         try:
-            if owner is not None:
-                with anyio.CancelScope(shield=True), anyio.fail_after(_EVICTION_LIMIT):
-                    await owner.evict(self._strategy)
+            with anyio.move_on_after(self._eviction_timeout, shield=True) as scope:
+                await allocation.owner.evict(strategy)
+            if scope.cancelled_caught:
+                log.error("%r was not evicted in time; its devices count as free", allocation)
         except Exception:
-            log.exception("%s did not leave its device properly", owner and owner.name)
+            log.exception("evicting %r failed; its devices count as free", allocation)
         finally:
-            if self.state_of(claim) is ClaimState.EVICTING:
-                self.tell(Evicted(claim))
-
-    def _announce(self, claim: int, what: str, reason: str) -> None:
-        if not self._watchers:
-            return
-        found = self._table.claim(claim)
-        devices = () if found is None else tuple(f"cuda:{index}" for index in found.devices)
-        owner = "" if found is None else found.owner
-        self._watchers.tell(DeviceChange(self._clock(), claim, owner, what, devices, reason))
+            if not allocation.released:
+                allocation._end_eviction()
+                self._tell(Evicted(allocation.id))
 
 
-def _read_strategy(strategy: OffloadStrategy | str) -> OffloadStrategy:
-    try:
-        return OffloadStrategy(strategy)
-    except ValueError:
-        raise InvalidRequest(
-            f"offload_strategy: {strategy!r} is neither 'restart' nor 'cpu'"
-        ) from None
+@dataclass(slots=True)
+class _Asker:
+    """One call that waits: woken by its promise, it looks what became of its request."""
+
+    promise: Promise[None]
+    rejected: str | None = None
+
+
+def _read_vram(vram: Size | None) -> int | None:
+    return None if vram is None else parse_size(vram, what="vram")
+
+
+def _read_timeout(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise InvalidRequest(f"timeout: {timeout!r} is not a number of seconds")
+    if math.isnan(timeout) or timeout < 0:
+        raise InvalidRequest(f"timeout: {timeout} seconds; it must be 0 or more")
+    return timeout
+
+
+def _task_name() -> str:
+    return anyio.get_current_task().name or ""

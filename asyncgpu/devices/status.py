@@ -1,17 +1,19 @@
-"""`DeviceStatus`: who holds what, since when, and why the next one waits."""
+"""Snapshots: what stands on the devices, and who waits. Frozen; nothing in them changes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..policy.claims import Claim
+from ..policy.claims import Claim, ClaimState
+from ..policy.device_inputs import Shape
 from ..policy.device_table import DeviceTable
+from ..policy.occupancy import Device
 from ..policy.offload import OffloadStrategy
 from ..policy.qos import QoSPolicy
 from ..ports import DeviceInfo
 
-__all__ = ["DeviceChange", "DeviceState", "DeviceStatus", "Holder", "Waiter", "take_status"]
+__all__ = ["DeviceChange", "DeviceState", "DeviceStatus", "Holder", "QueuedRequest", "snapshot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +21,18 @@ class Holder:
     """Somebody on a device."""
 
     id: int
+    """The number of the claim; it stands on each of the claim's devices."""
     owner: str
     kind: str
     """``"lease"``, ``"resident"`` or ``"context"``."""
     state: str
-    """``"held"``, or a resident's ``"starting"``, ``"idle"``, ``"busy"``, ``"evicting"``."""
-    vram: int | None
-    """Bytes it declared for each of its devices; None: it declared nothing."""
-    held_for: float
-    """Seconds since it was granted."""
+    """``"held"``, or of a resident ``"starting"``, ``"idle"``, ``"busy"``, ``"evicting"``."""
+    qos: QoSPolicy
+    since: float
+    """Seconds on the manager's clock, when it was granted."""
+    reserved: int
+    """Bytes set aside for it on this device."""
+    pinned: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,107 +40,134 @@ class DeviceState:
     """One device."""
 
     device: str
-    """Its logical name: ``"cuda:0"``."""
+    """``"cuda:0"``."""
+    index: int
     name: str
-    """The model, as the driver says it."""
     uuid: str
-    managed: bool
-    total: int
-    """Bytes that may be planned with."""
+    total_memory: int
+    """Bytes."""
     reserved: int
-    """Bytes that its holders have declared."""
+    """Bytes set aside for its holders."""
+    managed: bool
+    """Whether it takes new claims."""
     holders: tuple[Holder, ...]
+    """Oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Waiter:
-    """Somebody in the queue."""
+class QueuedRequest:
+    """Somebody who waits."""
 
     id: int
     owner: str
     kind: str
     device: str
-    """What it asked for: ``"cudax2"``."""
+    """What is asked for, as a device string."""
+    vram: int | None
+    """Bytes asked for on each device; None: undeclared."""
     qos: QoSPolicy
     position: int
-    """1 is served next."""
-    waiting_for: float
-    """Seconds since it asked."""
+    """1 is served first."""
+    since: float
+    """Seconds on the manager's clock, when it began to wait."""
     reason: str
-    """What stands between it and its devices."""
+    """What it waits for, in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """A snapshot of all devices and of the queue."""
+    """Everything, at one moment."""
 
+    time: float
+    """Seconds on the manager's clock."""
     devices: tuple[DeviceState, ...]
-    queue: tuple[Waiter, ...]
-    packing: bool
-    """Several holders may share a device."""
-    strategy: OffloadStrategy
-    """What becomes of who is evicted."""
+    queue: tuple[QueuedRequest, ...]
+    """The first to be served first."""
+    offload_strategy: OffloadStrategy
+    allow_multiple_per_device: bool
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceChange:
-    """One thing that happened to a holder or a waiter."""
+    """Something that happened, as `DeviceManager.watch` tells it."""
 
     time: float
-    """Seconds on the loop's clock."""
-    id: int
+    """Seconds on the manager's clock."""
+    kind: str
+    """``"queued"``, ``"granted"``, ``"rejected"``, ``"cancelled"``, ``"busy"``, ``"idle"``,
+    ``"pinned"``, ``"unpinned"``, ``"evicting"``, ``"evicted"``, ``"released"`` or
+    ``"configured"``."""
+    claim: int | None
+    """None: it concerns all."""
     owner: str
-    what: str
-    """``"granted"``, ``"rejected"``, ``"evicting"``, ``"released"``, ``"evicted"``."""
     devices: tuple[str, ...]
+    """Where, if it stands anywhere."""
     reason: str
 
 
-def take_status(table: DeviceTable, infos: Mapping[int, DeviceInfo], now: float) -> DeviceStatus:
-    """Return a snapshot of `table` at `now` seconds."""
+def snapshot(table: DeviceTable, inventory: Mapping[int, DeviceInfo], now: float) -> DeviceStatus:
+    """Return the state of `table` for people."""
     return DeviceStatus(
-        devices=tuple(
-            DeviceState(
-                device=f"cuda:{device.index}",
-                name=infos[device.index].name,
-                uuid=infos[device.index].uuid,
-                managed=device.managed,
-                total=device.capacity,
-                reserved=device.present,
-                holders=tuple(
-                    _holder(claim, now) for claim in device.claims.values() if claim.state.granted
-                ),
-            )
-            for device in table.devices()
-        ),
-        queue=tuple(
-            _waiter(claim, place, table.explain(claim.id), now)
-            for place, claim in enumerate(table.waiting(), start=1)
-        ),
-        packing=table.occupancy.packing,
-        strategy=table.strategy,
+        time=now,
+        devices=tuple(_device(device, inventory[device.index]) for device in table.devices()),
+        queue=_queue(table),
+        offload_strategy=table.strategy,
+        allow_multiple_per_device=table.packing,
     )
 
 
-def _holder(claim: Claim, now: float) -> Holder:
+def _device(device: Device, info: DeviceInfo) -> DeviceState:
+    holders = [claim for claim in device.claims.values() if claim.state is not ClaimState.PROMISED]
+    return DeviceState(
+        device=f"cuda:{device.index}",
+        index=device.index,
+        name=info.name,
+        uuid=info.uuid,
+        total_memory=device.capacity,
+        reserved=device.present,
+        managed=device.managed,
+        holders=tuple(_holder(claim, device.index) for claim in holders),
+    )
+
+
+def _holder(claim: Claim, index: int) -> Holder:
     return Holder(
         id=claim.id,
         owner=claim.owner,
         kind=claim.shape.kind.value,
         state=claim.state.value,
-        vram=claim.shape.vram,
-        held_for=now - claim.since,
+        qos=claim.qos,
+        since=claim.since,
+        reserved=claim.charge(index),
+        pinned=claim.pinned,
     )
 
 
-def _waiter(claim: Claim, position: int, reason: str, now: float) -> Waiter:
-    return Waiter(
+def _queue(table: DeviceTable) -> tuple[QueuedRequest, ...]:
+    first: dict[Shape, Claim] = {}
+    queue = []
+    for position, claim in enumerate(table.waiting(), start=1):
+        # What one of a shape waits for, the next ones wait for too; explaining looks at everything.
+        before = (
+            None if claim.state is ClaimState.PROMISED else first.setdefault(claim.shape, claim)
+        )
+        alone = before is None or before is claim
+        reason = (
+            table.explain(claim.id) if alone else f"waits behind {before!r}, which asks the same"
+        )
+        queue.append(_queued(claim, position, reason))
+    return tuple(queue)
+
+
+def _queued(claim: Claim, position: int, reason: str) -> QueuedRequest:
+    return QueuedRequest(
         id=claim.id,
         owner=claim.owner,
         kind=claim.shape.kind.value,
         device=str(claim.shape.spec),
+        vram=claim.shape.vram,
         qos=claim.qos,
         position=position,
-        waiting_for=now - claim.since,
+        since=claim.since,
         reason=reason,
     )

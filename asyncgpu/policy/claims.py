@@ -111,12 +111,8 @@ _RESIDENT: _Life = {
         Step.UNPIN: ClaimState.BUSY,
     },
     ClaimState.EVICTING: {
-        # The call that was preempted has ended.
-        Step.IDLE: ClaimState.EVICTING,
         Step.EVICTED: ClaimState.GONE,
         Step.RELEASE: ClaimState.GONE,
-        Step.PIN: ClaimState.EVICTING,
-        Step.UNPIN: ClaimState.EVICTING,
     },
     ClaimState.GONE: {},
 }

@@ -52,7 +52,7 @@ def context_limits(
     if base_vram is None:
         return ContextLimits(qos, most, (most or 0) if qos is QoSPolicy.GUARANTEED else 0)
     base = parse_size(base_vram, what="base_vram")
-    if qos is QoSPolicy.BEST_EFFORT:
+    if qos is QoSPolicy.BEST_EFFORT and base:
         raise InvalidRequest(f"base_vram: {base} bytes, but nothing is reserved for BEST_EFFORT")
     if most is not None and base > most:
         raise InvalidRequest(f"base_vram: {base} bytes are more than max_vram, {most} bytes")

@@ -106,6 +106,11 @@ class DeviceTable:
         """What victims are told to do."""
         return self._serving.strategy
 
+    @property
+    def packing(self) -> bool:
+        """Whether several leases and residents may share a device."""
+        return self.occupancy.packing
+
     def claim(self, id: int) -> Claim | None:
         """Return the claim of that number; None: there is none, or it is gone. Read only."""
         return self._claims.get(id)

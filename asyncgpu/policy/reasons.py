@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from ..units import format_size
 from .claims import Claim, ClaimState
@@ -13,23 +14,25 @@ from .placement import eligible
 __all__ = ["why_waiting"]
 
 # A machine may have many devices and a message has one line.
-_MOST_DEVICES = 4
+_MOST = 4
+
+T = TypeVar("T")
 
 
 def why_waiting(claim: Claim, occupancy: Occupancy) -> str:
     """Return what stands between a claim and its devices."""
     if claim.state is ClaimState.PROMISED:
-        return f"waits for {_listed(map(repr, claim.awaiting.values()))} to leave"
+        return f"waits for {_listed(list(claim.awaiting.values()), repr)} to leave"
     devices = [device for device in occupancy.devices.values() if eligible(device, claim.shape)]
-    situation = _listed(_situation(device, claim) for device in devices)
+    situations = _listed(devices, lambda device: _situation(device, claim))
     if claim.shape.spec.kind is DeviceChoice.EXACT:
-        return f"waits for {claim.shape.spec}: {situation}"
-    return f"waits for {claim.shape.spec} of {len(devices)} devices: {situation}"
+        return f"waits for {claim.shape.spec}: {situations}"
+    return f"waits for {claim.shape.spec} of {len(devices)} devices: {situations}"
 
 
 def _situation(device: Device, claim: Claim) -> str:
-    here = list(map(repr, device.claims.values()))
-    state = f"held by {_listed(here)}" if here else "free"
+    here = list(device.claims.values())
+    state = f"held by {_listed(here, repr)}" if here else "free"
     first = device.earmark
     if first is not None and first is not claim and first.order < claim.order:
         state += f", kept for {first!r}"
@@ -38,7 +41,6 @@ def _situation(device: Device, claim: Claim) -> str:
     return f"cuda:{device.index} is {state}"
 
 
-def _listed(parts: Iterable[str]) -> str:
-    everything = list(parts)
-    more = len(everything) - _MOST_DEVICES
-    return ", ".join(everything[:_MOST_DEVICES]) + (f" and {more} more" if more > 0 else "")
+def _listed(things: Sequence[T], describe: Callable[[T], str]) -> str:
+    more = len(things) - _MOST
+    return ", ".join(map(describe, things[:_MOST])) + (f" and {more} more" if more > 0 else "")

@@ -31,8 +31,11 @@ class BlockingLane:
 
     def frames(self) -> Iterator[Frame]:
         """Yield frames until the program closes its end."""
-        while data := self._read():
-            yield from self._decoder.feed(data)
+        try:
+            while data := os.read(self._descriptor, _CHUNK):
+                yield from self._decoder.feed(data)
+        except ConnectionError:
+            return
 
     def write(self, frame: bytes) -> None:
         """Write a frame, all of it.
@@ -57,9 +60,3 @@ class BlockingLane:
                 written -= pieces.pop(0).nbytes
             if written:
                 pieces[0] = pieces[0][written:]
-
-    def _read(self) -> bytes:
-        try:
-            return os.read(self._descriptor, _CHUNK)
-        except ConnectionError:
-            return b""

@@ -144,9 +144,9 @@ class ProcessChannel:
         """
         if self._exited.is_set():
             raise self._died()
-        request, promise = self._expect()
+        request = next(self._requests)
         self._control.write(encode(Kind.PING, request))
-        reply: Reply = await promise
+        reply: Reply = await self._expect(request)
         if reply.error is not None:
             raise reply.error
         return WorkerStatistics(*reply.value)
@@ -219,32 +219,32 @@ class ProcessChannel:
 
     # ---------------------------------------------------------------------- sending
 
-    def _expect(self) -> tuple[int, Promise[Any]]:
-        request, promise = next(self._requests), new_promise()
-        self._pending[request] = promise
-        return request, promise
+    def _expect(self, request: int) -> Promise[Any]:
+        promise = self._pending[request] = new_promise()
+        return promise
 
     def _request(self, kind: int, value: object) -> Promise[Reply]:
         # A busy worker will not look at a new request before this turn of the loop has ended.
         soon = bool(self._pending)
-        request, promise = self._expect()
+        request = next(self._requests)
         if self._ending:
-            self._settle(request, Reply(error=self._died()))
-            return promise
+            return _answered(Reply(error=self._died()))
         try:
             packed = self._exchange.pack(kind, request, value)
         except Exception as error:  # noqa: BLE001 - picklers raise anything
             refused = InvalidRequest(f"cannot be sent to worker {self.name!r}: {error}")
             refused.__cause__ = error
-            self._settle(request, Reply(error=refused))
+            return _answered(Reply(error=refused))
+        if isinstance(packed, Parcel) or self._sending.under_way:
+            promise = self._expect(request)
+            self._send_in_order(request, packed)
             return promise
-        if not soon and self._exchange.inbound.any_done:
-            self._work.write(self._exchange.release_frame(), soon=True)
-        if not isinstance(packed, Parcel) and not self._sending.under_way:
+        # Sent first: the worker wakes up while the promise is made.
+        if soon or not self._exchange.inbound.any_done:
             self._work.write(packed, soon=soon)
         else:
-            self._send_in_order(request, packed)
-        return promise
+            self._work.write_pieces([self._exchange.release_frame(), packed])
+        return self._expect(request)
 
     def _send_in_order(self, request: int, packed: bytes | Parcel) -> None:
         bulk = packed.bulk if isinstance(packed, Parcel) else 0
@@ -256,7 +256,8 @@ class ProcessChannel:
         if error is not None:
             self._settle(request, Reply(error=InvalidRequest(f"cannot be sent: {error}")))
         else:
-            self._work.write_pieces(packed.pieces if isinstance(packed, Parcel) else [packed])
+            pieces = packed.pieces if isinstance(packed, Parcel) else [packed]
+            self._work.write_pieces([self._exchange.release_frame(), *pieces])
 
     # -------------------------------------------------------------------- receiving
 
@@ -302,6 +303,12 @@ class ProcessChannel:
             # A worker with more to do may need its blocks at once; an idle one gets them with its
             # next request, which costs nothing.
             self._control.write(self._exchange.release_frame())
+
+
+def _answered(reply: Reply) -> Promise[Reply]:
+    promise: Promise[Reply] = new_promise()
+    resolve(promise, reply)
+    return promise
 
 
 def _guarded(callback: Callable[..., None], *arguments: Any) -> None:

@@ -14,7 +14,6 @@ import faulthandler
 import os
 import pickle
 import sys
-import time
 from typing import Any
 
 from . import runs as this_process
@@ -97,12 +96,11 @@ class _Server:
         os._exit(0)
 
     def _carry_out(self, frame: Frame) -> bytes | Parcel:
-        began = time.perf_counter()
         try:
             value = self._call_tool(frame.kind, self._exchange.unpack(frame))
         except BaseException as error:  # noqa: BLE001 - SystemExit too must not end the worker
-            return self._failed(frame, time.perf_counter() - began, error)
-        seconds = time.perf_counter() - began
+            return self._failed(frame, self._runs.elapsed(), error)
+        seconds = self._runs.elapsed()
         try:
             return self._exchange.pack(Kind.DONE, frame.request, (seconds, value))
         except Exception as error:  # noqa: BLE001 - picklers raise anything

@@ -34,13 +34,12 @@ class ToolHost:
             TypeError: they are not a list.
             ValueError: they are more or fewer than the items.
         """
-        tool = self._loaded()
-        count = len(items)
+        tool, count = self._loaded(), len(items)
         if seeds is not None and self._accepts_seeds():
             results = tool.run(items, seeds=seeds)
         else:
             results = tool.run(items)
-        if type(results) is not list and not isinstance(results, list):
+        if not isinstance(results, list):
             raise TypeError(f"run() must return a list, not {type(results).__qualname__}")
         if len(results) != count:
             raise ValueError(f"run() returned {len(results)} results for {count} items")

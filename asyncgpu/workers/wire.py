@@ -39,6 +39,7 @@ VERSION = 1
 
 _MAGIC = 0xA6
 _HEADER = struct.Struct("<BBHIQQ")
+_HEADER_SIZE = _HEADER.size
 _ENTRY = struct.Struct("<QQ")
 _INLINE = 2**64 - 1
 # Far above any machine's memory: a length beyond it can only be garbage.
@@ -135,8 +136,8 @@ class FrameDecoder:
                 return
             data, self._rest = self._rest, bytearray()
         view, position, available = memoryview(data), 0, len(data)
-        self._needed = _HEADER.size
-        while (start := position + _HEADER.size) <= available:
+        self._needed = _HEADER_SIZE
+        while (start := position + _HEADER_SIZE) <= available:
             magic, kind, spilled, count, request, length = _HEADER.unpack_from(data, position)
             if (
                 magic != _MAGIC

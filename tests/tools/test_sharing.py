@@ -175,10 +175,11 @@ class TestPacking:
 
     async def test_two_tools_stay_warm_side_by_side(self, rt):
         async with ToolPool() as pool:
-            one = {pid for pid, _, _ in await pool.run(sample_tools.Where(), range(20))}
-            await pool.run(sample_tools.Square(), range(20))
-            two = {pid for pid, _, _ in await pool.run(sample_tools.Where(), range(20))}
-            assert two <= one
+            for tool in (sample_tools.Where(), sample_tools.Square(), sample_tools.Where()):
+                await pool.run(tool, range(20))
+            slots = pool.stats().slots
+            assert {slot.tool for slot in slots if slot.state == "idle"} == {"Where", "Square"}
+            assert max(slot.loads for slot in slots) == 1
 
     async def test_a_context_and_a_worker_share_a_device_if_the_tool_says_how_much_it_needs(
         self, rt

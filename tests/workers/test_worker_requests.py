@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
 
 import anyio
 import numpy as np
 import pytest
 import torch
-from worker_tools import Calls, Echo, FailsToLoad, Moves, Named, TwoArguments, a_lock, fail
+from worker_tools import (
+    Calls,
+    Echo,
+    FailsToLoad,
+    Moves,
+    Named,
+    TwoArguments,
+    UnreadableThere,
+    a_lock,
+    fail,
+)
 
 from asyncgpu.errors import InvalidRequest, ToolFailed
 
 pytestmark = pytest.mark.anyio
 
 MIB = 1 << 20
-
-
-@dataclass
-class Point:
-    """Lives in this module, which no import path leads to."""
-
-    x: float
-
-
-class Doubles:
-    """So does this tool."""
-
-    def load(self, device):
-        pass
-
-    def run(self, items):
-        return [Point(2 * item.x) for item in items]
-
-    def close(self):
-        pass
 
 
 async def send(channel, value):
@@ -99,10 +88,13 @@ async def test_arrays_go_through_the_arena_both_ways(echo, mebibytes):
 
 
 async def test_the_arena_is_reused(echo):
-    for value in range(20):
-        back = await send(echo, np.full(64 * MIB, value, np.uint8))
+    # More than it could hold at once, were anything kept.
+    for value in range(40):
+        back = await send(echo, np.full(16 * MIB, value, np.uint8))
         assert back[0] == back[-1] == value
-        del back
+    del back
+    await send(echo, 0)
+    assert echo.exchange.outbound.used == echo.exchange.inbound.held == 0
 
 
 async def test_read_only_and_strided_arrays_cross_too(echo):
@@ -114,11 +106,13 @@ async def test_read_only_and_strided_arrays_cross_too(echo):
     assert np.array_equal(await send(echo, strided), strided)
 
 
-async def test_results_kept_for_ever_do_not_stop_the_traffic(echo):
-    kept = [await send(echo, np.full(32 * MIB, index, np.uint8)) for index in range(12)]
+async def test_results_kept_for_ever_do_not_stop_the_traffic(transport, start):
+    transport._arena_bytes = 32 * MIB
+    small = await start(Echo())
+    kept = [await send(small, np.full(8 * MIB, index, np.uint8)) for index in range(12)]
     assert [int(array[0]) for array in kept] == [*range(12)]
     assert [int(array[-1]) for array in kept] == [*range(12)]
-    assert echo.exchange.inbound.held <= 1 << 28
+    assert 0 < small.exchange.inbound.held <= 16 * MIB
 
 
 async def test_more_than_the_arena_holds_goes_through_the_socket(transport, start):
@@ -131,56 +125,34 @@ async def test_more_than_the_arena_holds_goes_through_the_socket(transport, star
 
 
 async def test_a_large_pickle_crosses_without_a_buffer(echo):
-    value = [{"index": index, "text": f"line {index}"} for index in range(60_000)]
+    value = [{"index": index, "text": f"line {index}"} for index in range(20_000)]
     assert await send(echo, value) == value
     assert echo.exchange.outbound.used == 0
 
 
 async def test_a_caller_who_leaves_frees_the_memory(echo):
     with anyio.move_on_after(0):
-        await echo.submit([np.zeros(64 * MIB, np.uint8)])
+        await echo.submit([np.zeros(8 * MIB, np.uint8)])
     assert await send(echo, 1) == 1
     await send(echo, 2)
     assert echo.exchange.inbound.held == 0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.complex64])
-async def test_tensors_cross_out_of_band(echo, dtype):
-    tensor = torch.randn(300, 2000).to(dtype)
-    back = await send(echo, tensor)
-    assert back.dtype is dtype
-    assert torch.equal(back, tensor)
-    assert echo.exchange.inbound.held == tensor.nbytes
-
-
-async def test_nan_payloads_survive(echo):
+async def test_tensors_cross_out_of_band(echo):
+    for dtype in (torch.float32, torch.bfloat16, torch.bool, torch.complex64):
+        tensor = torch.randn(300, 2000).to(dtype)
+        back = await send(echo, tensor)
+        assert back.dtype is dtype
+        assert torch.equal(back, tensor)
+        assert echo.exchange.inbound.held >= tensor.nbytes
+    # Bit for bit, which a comparison of NaNs cannot tell.
     bits = torch.tensor([0x7FC00001, 0x7F800001, -1], dtype=torch.int32)
-    back = await send(echo, bits.view(torch.float32))
-    assert torch.equal(back.view(torch.int32), bits)
-
-
-async def test_nested_containers_of_everything(echo):
+    assert torch.equal((await send(echo, bits.view(torch.float32))).view(torch.int32), bits)
     value = {"t": [torch.arange(3.0), (np.arange(4), b"x")], "n": {"deep": torch.zeros(0, 2)}}
     back = await send(echo, value)
     assert torch.equal(back["t"][0], value["t"][0])
     assert back["t"][1][0].tolist() == [0, 1, 2, 3]
     assert back["n"]["deep"].shape == (0, 2)
-
-
-# ---------------------------------------------------------------------------- by value
-
-
-async def test_lambdas_go_by_value(start):
-    channel = await start(Calls())
-    offset = 5
-    assert (await channel.submit([[lambda x: x + offset, 1]])).value == [6]
-
-
-async def test_modules_that_no_path_leads_to_are_found_by_their_files(start):
-    channel = await start(Doubles())
-    (point,) = (await channel.submit([Point(1.5)])).value
-    assert point == Point(3.0)
-    assert type(point) is Point
 
 
 # -------------------------------------------------------------------- load, move, seeds
@@ -283,17 +255,8 @@ async def test_errors_name_the_tool_as_it_names_itself(start):
 
 async def test_a_failed_request_frees_its_memory(start):
     channel = await start(Calls())
-    bulk = np.zeros(64 * MIB, np.uint8)
+    bulk = np.zeros(8 * MIB, np.uint8)
     for _ in range(3):
         assert (await channel.submit([[fail, ValueError, bulk]])).error is not None
     await channel.submit([[len, "ab"]])
     assert channel.exchange.outbound.used == 0
-
-
-class UnreadableThere:
-    def __reduce__(self):
-        return refuse_in_worker, ()
-
-
-def refuse_in_worker():
-    raise OSError("not in a worker")

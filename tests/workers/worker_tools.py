@@ -178,3 +178,14 @@ def stubborn_child(gate):
         "open(sys.argv[1], 'wb', buffering=0).write(b'x'); signal.pause()"
     )
     return subprocess.Popen([sys.executable, "-c", code, gate.arrived]).pid
+
+
+class UnreadableThere:
+    """Can be pickled, and unpickled nowhere."""
+
+    def __reduce__(self):
+        return refuse, ()
+
+
+def refuse():
+    raise OSError("not in a worker")

