@@ -12,7 +12,7 @@ _PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_tex
 project = _PROJECT["name"]
 release = _PROJECT["version"]
 author = _PROJECT["authors"][0]["name"]
-copyright = f"2026, {author}"
+project_copyright = f"2026, {author}"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
@@ -24,7 +24,13 @@ myst_heading_anchors = 3
 
 # `name` in a docstring is a Python name; where it cannot be found it is set as code.
 default_role = "py:obj"
+# A constructor is shown only where users call it; a page says so by excluding less.
 autodoc_class_signature = "separated"
+autodoc_default_options = {
+    "members": True,
+    "undoc-members": True,
+    "exclude-members": "__init__, __new__",
+}
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 napoleon_numpy_docstring = False

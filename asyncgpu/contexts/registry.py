@@ -25,6 +25,7 @@ class DeviceShares(Protocol):
     async def reserve(
         self,
         device: int,
+        /,
         *,
         owner_name: str,
         vram: int,

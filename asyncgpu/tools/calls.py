@@ -131,6 +131,9 @@ class CallQueue:
             self._sizer.measured(len(calls), cost, reply.seconds)
             for call, answer in zip(calls, reply.value, strict=True):
                 resolve(call.outcome, Reply(answer))
+        elif assignment.preempted:
+            self._waiting.extendleft(reversed(calls))
+            self._cost += sum(call.cost for call in calls)
         elif len(calls) > 1:
             self._alone.extend(calls)
         else:

@@ -120,6 +120,8 @@ class Job:
             self.runs.append((batch.slot, assignment.started, reply.seconds))
             _put(self._values, batch.items, reply.value)
             settled = self.plan.succeeded(batch, reply.seconds)
+        elif assignment.preempted:
+            settled = self.plan.returned(batch)
         elif assignment.timed_out:
             error = TimeoutError(f"an item ran longer than its {self._item_timeout:g} s")
             settled = self.plan.failed(batch)

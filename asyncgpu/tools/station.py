@@ -82,7 +82,6 @@ class Station:
         self._allocation: Allocation | None = None
         self._channel: WorkerChannel | None = None
         self._promise: Promise[Reply] | None = None
-        self._marked_busy = False
         self._opening: anyio.CancelScope | None = None
         self._opened: anyio.Event | None = None
 
@@ -210,9 +209,8 @@ class Station:
         """Send a micro-batch to the idle worker; its reply goes to the assignment's work."""
         assert self._channel is not None
         self._to("feed")
-        if not self._marked_busy and self._allocation is not None:
+        if self._allocation is not None:
             self._allocation.mark_busy()
-            self._marked_busy = True
         self._send(assignment)
 
     def cancel(self, assignment: Assignment) -> None:
@@ -279,13 +277,32 @@ class Station:
     def rest(self) -> None:
         """Nothing to do: stay warm, and let the device table evict it if it must."""
         if self._allocation is not None:
-            self._marked_busy = False
             self._allocation.mark_idle()
 
     # ------------------------------------------------------------------------- ending
 
     async def evict(self, strategy: OffloadStrategy) -> None:
-        """Give the device back, because the device table says so; only while idle."""
+        """Give the device back, because the device table says so."""
+        if self.opening:
+            await self._stop_opening()
+        elif self.assignment is not None:
+            await self._preempt(self.assignment)
+        elif self.state is StationState.IDLE:
+            await self._leave(strategy)
+
+    async def _preempt(self, assignment: Assignment) -> None:
+        """End the worker in the middle of a micro-batch, which will run again elsewhere."""
+        assert self._channel is not None
+        assignment.preempted = True
+        await self._channel.stop(grace=0)
+
+    async def _stop_opening(self) -> None:
+        assert self._opening is not None
+        assert self._opened is not None
+        self._opening.cancel()
+        await self._opened.wait()
+
+    async def _leave(self, strategy: OffloadStrategy) -> None:
         self._to("evict")
         began = self._launcher.clock()
         channel = self._channel
@@ -308,9 +325,8 @@ class Station:
 
     async def aclose(self) -> None:
         """Stop the worker and give the device back, whatever it is doing."""
-        if self.opening and self._opening is not None and self._opened is not None:
-            self._opening.cancel()
-            await self._opened.wait()
+        if self.opening:
+            await self._stop_opening()
         channel = self._channel
         if channel is None:
             return
@@ -335,7 +351,6 @@ class Station:
 
     def _forget_worker(self) -> None:
         self._channel = None
-        self._marked_busy = False
         if self._allocation is not None:
             allocation, self._allocation = self._allocation, None
             allocation.release()

@@ -28,6 +28,8 @@ class Assignment:
     """When it was sent, on the loop's clock."""
     timed_out: bool = False
     """It outlasted `limit`, and its worker was killed for it."""
+    preempted: bool = False
+    """Its worker was ended for somebody else; that is not its items' doing."""
     watchers: list[anyio.CancelScope] = field(default_factory=list)
     """Tasks that wait to kill its worker; cancelled when it is answered."""
 

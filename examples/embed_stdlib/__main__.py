@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from pathlib import Path
@@ -28,6 +29,9 @@ def main() -> int:
 
     # The two workers have the cores; this process only answers questions.
     torch.set_num_threads(1)
+    # The imported libraries are for ever: without this, a full garbage collection walks all of
+    # their objects, a third of a second in which the event loop stands still.
+    gc.freeze()
     console = Console()
     options = Options(limit=arguments.limit, out=arguments.out, gpus=arguments.gpus)
     report = anyio.run(demo, options, console)

@@ -86,7 +86,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
     embedders = [slot for slot in stats.slots if slot.tool == "Embed"]
     rows = [
         ("texts", f"{report.texts:,} in {report.seconds:.1f} s"),
-        ("duplicates saved", f"{report.texts - report.distinct:,}"),
+        ("duplicates saved", f"{stats.merged:,}"),
     ]
     rows += [
         (

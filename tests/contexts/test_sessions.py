@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import pytest
 import torch
@@ -81,8 +83,12 @@ async def test_children_inherit_the_session(ctx, where):
     assert seen == [ctx.stream.id] * 4
 
 
-async def test_a_child_that_outlives_the_session_keeps_the_context_until_it_closes(registry, where):
-    ctx = await registry.create("short")
+async def test_a_child_that_outlives_the_session_keeps_the_context_until_it_closes(
+    registry, where, caplog
+):
+    ctx, other = await registry.create("short"), await registry.create("long")
+    async with other.session():
+        """So that the loop stays hooked when the first context is gone."""
     left, closed = anyio.Event(), anyio.Event()
     seen = []
 
@@ -103,6 +109,7 @@ async def test_a_child_that_outlives_the_session_keeps_the_context_until_it_clos
         await ctx.aclose()
         closed.set()
     assert seen == [(True, True), None]
+    assert caplog.records == [], "this is how it should be, and nobody's fault"
 
 
 async def test_an_exception_passes_and_everything_is_restored(ctx, where):
@@ -192,6 +199,26 @@ async def test_cancelled_in_its_body_it_does_not_wait_either(ctx, new_gate):
             scope.cancel()
             await anyio.sleep_forever()
     assert scope.cancelled_caught
+    assert ctx.state is ContextState.RUNNING
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})])
+async def test_cancelled_once_as_asyncio_does_it_does_not_wait_either(ctx, new_gate):
+    """asyncio cancels one await and not, as anyio's scopes do, every later one too."""
+    gate = new_gate()
+
+    async def victim():
+        async with ctx.session():
+            gate.hold(ctx)
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(victim())
+    await asyncio.to_thread(gate.reached.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(5):
+            await task
+    assert task.cancelled()
     assert ctx.state is ContextState.RUNNING
 
 

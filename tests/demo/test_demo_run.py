@@ -52,6 +52,7 @@ def test_every_text_has_its_outcome_and_both_workers_took_part(finished):
     assert {slot["device"] for slot in workers} == {"cuda:0", "cuda:1"}
     assert all(slot["items"] > 0 and slot["busy"] > 0 for slot in workers)
     assert sum(slot["items"] for slot in workers) == report["distinct"]
+    assert report["stats"]["merged"] == report["texts"] - report["distinct"]
 
 
 def test_it_prints_a_table_and_three_answers(finished):

@@ -32,7 +32,7 @@ async def test_four_tools_on_two_gpus_all_succeed_and_never_two_on_one(rt):
             for kind in kinds:
                 tasks.start_soon(call, kind)
         watching.cancel_scope.cancel()
-    assert answers == dict.fromkeys(kinds, [4, 9])
+    assert answers == {key: [4, 9] for key in kinds}
     assert max(most) == 1
 
 
@@ -159,11 +159,27 @@ async def test_closing_a_pool_fails_what_still_waits(rt, gates):
         except asyncgpu.AsyncGPUError as error:
             failures.append(error)
 
-    async with anyio.create_task_group() as tasks:
-        async with ToolPool(1) as pool:
-            tasks.start_soon(run, pool)
-            await entered.wait()
+    async with anyio.create_task_group() as tasks, ToolPool(1) as pool:
+        tasks.start_soon(run, pool)
+        await entered.wait()
     assert len(failures) == 1
+
+
+async def test_a_lease_may_preempt_and_what_it_stopped_is_run_again(rt, gates):
+    entered, leave = gates
+    answers = []
+
+    async def run(pool):
+        answers.extend(await pool.run(sample_tools.Gated(entered, leave), range(3)))
+
+    async with ToolPool(["cuda:0"]) as pool, anyio.create_task_group() as tasks:
+        tasks.start_soon(run, pool)
+        await entered.wait()
+        [first] = [slot.pid for slot in pool.stats().slots]
+        async with rt.lease("cuda:0", preempt=True):
+            leave.open()
+    assert [item for item, _ in answers] == [0, 1, 2]
+    assert first not in {pid for _, pid in answers}
 
 
 class TestPacking:
