@@ -4,7 +4,8 @@
 
 Three kinds of step, interleaved round by round: on an untouched loop, without a session on a loop
 that is hooked because somebody else has one, and inside a session. The driver is a thread-local
-that costs next to nothing (what the hook itself adds), and then the virtual driver. The goals of
+that costs next to nothing (what the hook itself adds), and then the virtual driver. Times are CPU times of the loop's thread: a
+step never waits, and what else the machine does should not count. The goals of
 the design, over a plain step: 2 us inside a session; without one 0.5 us, on trio 1.2 us.
 """
 
@@ -64,10 +65,10 @@ async def steps(count):
         one_step = trio.lowlevel.cancel_shielded_checkpoint
     else:
         one_step = one_asyncio_step
-    started = time.perf_counter()
+    started = time.thread_time()
     for _ in range(count):
         await one_step()
-    return (time.perf_counter() - started) / count
+    return (time.thread_time() - started) / count
 
 
 async def measure(kind, driver_class, count):
@@ -92,11 +93,11 @@ async def cycle(driver_class, count):
         async with anyio.create_task_group() as host:
             registry = ContextRegistry(driver=driver, devices=Shares(), start_soon=host.start_soon)
             async with await registry.create("bench") as ctx:
-                started = time.perf_counter()
+                started = time.thread_time()
                 for _ in range(count):
                     async with ctx.session():
                         pass
-                return (time.perf_counter() - started) / count
+                return (time.thread_time() - started) / count
     finally:
         driver.close()
 

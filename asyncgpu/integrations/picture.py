@@ -31,6 +31,9 @@ _THINNEST = 1 / 900
 _CAPTION = 0.05
 _CAPTION_HEIGHT = 14
 
+# From how many seconds on, a unit's seconds, its name.
+_UNITS = ((7200, 3600, "h"), (120, 60, "min"), (1, 1, "s"), (1e-3, 1e-3, "ms"), (0, 1e-6, "µs"))
+
 
 def write_picture(
     path: str | PathLike[str], spans: Iterable[SpanLike], *, title: str = "asyncgpu timeline"
@@ -97,9 +100,16 @@ class _Frame:
 
     def ticks(self) -> list[float]:
         """Return four to ten round times, in seconds from the start."""
-        scale = 10.0 ** math.floor(math.log10(self.seconds / 10))
-        step = next(s for s in (scale, 2 * scale, 5 * scale, 10 * scale) if self.seconds / s <= 10)
-        return [number * step for number in range(int(self.seconds / step) + 1)]
+        unit, _ = _unit(self.seconds)
+        length = self.seconds / unit
+        scale = 10.0 ** math.floor(math.log10(length / 10))
+        step = next(s for s in (scale, 2 * scale, 5 * scale, 10 * scale) if length / s <= 10)
+        return [number * step * unit for number in range(int(length / step) + 1)]
+
+    def label(self, tick: float) -> str:
+        """Say a tick in the unit of the whole axis."""
+        unit, name = _unit(self.seconds)
+        return f"{tick / unit:.6g} {name}" if tick else "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +189,7 @@ def _legend(categories: Sequence[str]) -> str:
 
 def _axis(frame: _Frame) -> str:
     labels = "".join(
-        f'<span style="left:{_percent(tick / frame.seconds)}">{_time(tick)}</span>'
+        f'<span style="left:{_percent(tick / frame.seconds)}">{frame.label(tick)}</span>'
         for tick in frame.ticks()
         # A label needs room to its right.
         if tick < 0.96 * frame.seconds
@@ -230,13 +240,10 @@ def _percent(share: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    """Three digits and a unit that a person would choose."""
-    if seconds == 0:
-        return "0"
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.3g} µs"
-    if seconds < 1:
-        return f"{seconds * 1e3:.3g} ms"
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min"
+    unit, name = _unit(seconds)
+    return f"{seconds / unit:.3g} {name}" if seconds else "0"
+
+
+def _unit(seconds: float) -> tuple[float, str]:
+    """Return the unit that a person would choose for so long a time."""
+    return next((unit, name) for least, unit, name in _UNITS if seconds >= least)

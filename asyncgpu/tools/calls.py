@@ -15,7 +15,7 @@ from ..errors import WorkerDied
 from ..policy.micro_batch import BatchSizer
 from ..ports import Reply
 from ..promise import Promise, new_promise, resolve
-from .work import Assignment
+from .assignment import Assignment
 
 __all__ = ["Call", "CallQueue"]
 

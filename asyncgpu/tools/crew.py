@@ -15,10 +15,11 @@ import anyio
 
 from ..errors import RequestError, WorkerDied
 from ..policy.station_state import StationState
+from .assignment import Assignment
 from .launcher import Launcher
 from .station import Station
 from .tool import Tool
-from .work import Assignment, Work, slots_wanted
+from .work import Work, slots_wanted
 
 __all__ = ["Crew"]
 
@@ -89,10 +90,6 @@ class Crew:
                 if assignment is None:
                     break
                 station.feed(assignment)
-
-    def find(self, assignment: Assignment) -> Station | None:
-        """Return the station that runs `assignment` now."""
-        return next((s for s in self.stations if s.assignment is assignment), None)
 
     def _next_assignment(self, slot: int) -> Assignment | None:
         works = self._works

@@ -17,9 +17,9 @@ from ..policy.dedup import Merged
 from ..policy.shards import BatchPlan
 from ..ports import Reply
 from ..promise import Promise, new_promise, resolve
+from .assignment import Assignment
 from .progress import Reporter
 from .seeds import derive_seed
-from .work import Assignment
 
 __all__ = ["ItemResult", "Job"]
 

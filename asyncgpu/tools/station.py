@@ -8,7 +8,6 @@ that between two micro-batches no task is woken and nothing but the channel is a
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -17,14 +16,14 @@ import anyio
 
 from .. import ambient
 from ..devices.allocation import Allocation
-from ..errors import InvalidRequest, WorkerDied
+from ..errors import WorkerDied
 from ..policy.offload import OffloadStrategy
 from ..policy.station_state import StationState, next_state
 from ..ports import Reply, WorkerChannel
 from ..promise import Promise
+from .assignment import Assignment
 from .launcher import Launcher, describe_place
 from .tool import Tool
-from .work import Assignment
 
 __all__ = ["Employer", "Station"]
 
@@ -81,7 +80,6 @@ class Station:
         self._acquire = acquire
         self._allocation: Allocation | None = None
         self._channel: WorkerChannel | None = None
-        self._promise: Promise[Reply] | None = None
         self._opening: anyio.CancelScope | None = None
         self._opened: anyio.Event | None = None
 
@@ -211,37 +209,11 @@ class Station:
         self._to("feed")
         if self._allocation is not None:
             self._allocation.mark_busy()
-        self._send(assignment)
-
-    def cancel(self, assignment: Assignment) -> None:
-        """Tell the worker that nobody wants this micro-batch any more."""
-        if self.assignment is assignment and self._channel and self._promise:
-            self._channel.cancel(self._promise)
-
-    async def kill_after(
-        self, assignment: Assignment, seconds: float, *, timed_out: bool = False
-    ) -> None:
-        """End the worker unless `assignment` is answered in time: nothing else stops a tool."""
-        with anyio.move_on_after(seconds) as scope:
-            assignment.watchers.append(scope)
-            await anyio.sleep_forever()
-        if scope.cancelled_caught and self.assignment is assignment and self._channel is not None:
-            assignment.timed_out = timed_out
-            self._channel.kill()
-
-    def _send(self, assignment: Assignment) -> None:
-        assert self._channel is not None
         self.assignment = assignment
-        assignment.started = self._launcher.clock()
-        try:
-            promise = self._channel.submit(assignment.items, seeds=assignment.seeds)
-        except Exception as error:  # noqa: BLE001 - items that cannot be pickled raise anything
-            self._answered(Reply(error=InvalidRequest(f"items cannot be sent: {error!r}")))
-            return
-        self._promise = promise
+        promise = assignment.send(self._channel, self._launcher.clock())
         if assignment.limit is not None:
-            watch = partial(self.kill_after, timed_out=True)
-            self._launcher.start_soon(watch, assignment, assignment.limit)
+            watch = partial(assignment.kill_after, assignment.limit, timed_out=True)
+            self._launcher.start_soon(watch)
         promise.add_done_callback(self._on_reply)
 
     def _on_reply(self, promise: Promise[Reply]) -> None:
@@ -251,28 +223,25 @@ class Station:
             self._employer.station_broken(self, error)
 
     def _answered(self, reply: Reply) -> None:
-        assignment, self.assignment, self._promise = self.assignment, None, None
+        assignment, self.assignment = self.assignment, None
         assert assignment is not None
-        for scope in assignment.watchers:
-            scope.deadline = math.inf
-            scope.cancel()
-        now = self._launcher.clock()
-        count = len(assignment.items)
-        self.busy_seconds += now - assignment.started
-        self._span(f"run {count} items", assignment.started, "run", end=now, items=count)
-        if reply.error is None:
-            self.items += count
+        assignment.close()
+        self._count(assignment, reply)
         died = isinstance(reply.error, WorkerDied)
         if died:
             self._forget_worker()
-            self._to("lost")
-        else:
-            self._to("answered")
+        self._to("lost" if died else "answered")
         assignment.work.settle(assignment, reply)
         if died:
             self._employer.station_gone(self)
         else:
             self._employer.station_idle(self)
+
+    def _count(self, assignment: Assignment, reply: Reply) -> None:
+        now, count = self._launcher.clock(), len(assignment.items)
+        self.busy_seconds += now - assignment.started
+        self.items += count if reply.error is None else 0
+        self._span(f"run {count} items", assignment.started, "run", end=now, items=count)
 
     def rest(self) -> None:
         """Nothing to do: stay warm, and let the device table evict it if it must."""

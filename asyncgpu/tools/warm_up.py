@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..ports import Reply
 from ..promise import Promise, new_promise, resolve
-from .work import Assignment
+from .assignment import Assignment
 
 __all__ = ["WarmUp"]
 

@@ -3,35 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-import anyio
+from typing import Protocol
 
 from ..ports import Reply
+from .assignment import Assignment
 
-__all__ = ["Assignment", "Work"]
-
-
-@dataclass(slots=True, eq=False)
-class Assignment:
-    """One micro-batch on its way through a worker."""
-
-    work: Work
-    batch: Any
-    """The work's own handle for it."""
-    items: list[Any]
-    seeds: list[int] | None = None
-    limit: float | None = None
-    """Seconds this micro-batch may run; None: as long as it takes."""
-    started: float = 0.0
-    """When it was sent, on the loop's clock."""
-    timed_out: bool = False
-    """It outlasted `limit`, and its worker was killed for it."""
-    preempted: bool = False
-    """Its worker was ended for somebody else; that is not its items' doing."""
-    watchers: list[anyio.CancelScope] = field(default_factory=list)
-    """Tasks that wait to kill its worker; cancelled when it is answered."""
+__all__ = ["Work", "slots_wanted"]
 
 
 class Work(Protocol):

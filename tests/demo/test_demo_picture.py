@@ -141,3 +141,18 @@ def test_any_stretch_of_time_has_a_readable_axis(seconds):
     text = render_picture([span(start=3.0, end=3.0 + seconds)])
 
     assert 4 <= text.count('<span style="left:') <= 11
+
+
+@pytest.mark.parametrize(
+    ("seconds", "labels"),
+    [
+        (0.0042, ["0", "0.5 ms", "1 ms"]),
+        (15.0, ["0", "2 s", "4 s"]),
+        (300.0, ["0", "0.5 min", "1 min"]),
+        (4 * 86400.0, ["0", "10 h", "20 h"]),
+    ],
+)
+def test_the_axis_counts_in_one_unit(seconds, labels):
+    page = Page(render_picture([span(start=0.0, end=seconds)]))
+
+    assert page.words[page.words.index("0") :][:3] == labels
