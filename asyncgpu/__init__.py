@@ -1,64 +1,147 @@
-"""One async program, many GPU models at once, and never a blocked event loop."""
+"""One async program, many GPU models at once, and never a blocked event loop.
 
-from . import errors, worker
-from .api import (
-    create_context,
-    current_runtime,
-    destroy_context,
-    get_context,
-    get_stream,
-    initialize,
-    list_contexts,
-    record_event,
-    shutdown,
-    wait_event,
-)
-from .blocking import BlockingRuntime, blocking_runtime
-from .contexts.context import ExecutionContext
-from .contexts.current import current_context
-from .contexts.events import DeviceEvent
-from .contexts.session import context_session
-from .contexts.stream import Stream
-from .contexts.usage import ContextUsage
-from .devices.allocation import Allocation
-from .devices.lease import Lease
-from .devices.manager import DeviceManager
-from .devices.status import DeviceChange, DeviceStatus
-from .errors import (
-    AdmissionRejected,
-    AsyncGPUError,
-    ContextClosed,
-    DeviceError,
-    DeviceLost,
-    DuplicateName,
-    InfeasibleRequest,
-    InvalidDevice,
-    InvalidRequest,
-    InvalidTransition,
-    ItemError,
-    NoRuntime,
-    OutOfDeviceMemory,
-    PartialFailure,
-    RequestError,
-    ToolFailed,
-    VRAMBudgetExceeded,
-    WorkerDied,
-    WorkerError,
-    WorkerStartTimeout,
-)
-from .policy.context_state import ContextState
-from .policy.offload import OffloadStrategy
-from .policy.qos import QoSPolicy
-from .runtime import Runtime, RuntimeStatus
-from .settings import Settings
-from .tools.job import ItemResult
-from .tools.persist import Worker, get_tool, persist, persist_tool, shutdown_tool
-from .tools.pool import ToolPool
-from .tools.progress import Progress
-from .tools.stats import PoolStats, SlotStats
-from .tools.timeline import Span, Timeline
-from .tools.tool import Tool, tool
-from .units import GB, KB, MB
+A name is imported when it is first asked for. A worker process needs `Tool` and little else, and
+whoever waits for a worker waits for its imports.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import errors as errors
+    from . import worker as worker
+    from .api import (
+        create_context,
+        current_runtime,
+        destroy_context,
+        get_context,
+        get_stream,
+        initialize,
+        list_contexts,
+        record_event,
+        shutdown,
+        wait_event,
+    )
+    from .blocking import BlockingRuntime, blocking_runtime
+    from .contexts.context import ExecutionContext
+    from .contexts.current import current_context
+    from .contexts.events import DeviceEvent
+    from .contexts.session import context_session
+    from .contexts.stream import Stream
+    from .contexts.usage import ContextUsage
+    from .devices.allocation import Allocation
+    from .devices.lease import Lease
+    from .devices.manager import DeviceManager
+    from .devices.status import DeviceChange, DeviceStatus
+    from .errors import (
+        AdmissionRejected,
+        AsyncGPUError,
+        ContextClosed,
+        DeviceError,
+        DeviceLost,
+        DuplicateName,
+        InfeasibleRequest,
+        InvalidDevice,
+        InvalidRequest,
+        InvalidTransition,
+        ItemError,
+        NoRuntime,
+        OutOfDeviceMemory,
+        PartialFailure,
+        RequestError,
+        SessionMisuse,
+        ToolFailed,
+        VRAMBudgetExceeded,
+        WorkerDied,
+        WorkerError,
+        WorkerStartTimeout,
+    )
+    from .policy.context_state import ContextState
+    from .policy.offload import OffloadStrategy
+    from .policy.qos import QoSPolicy
+    from .runtime import Runtime, RuntimeStatus
+    from .settings import Settings
+    from .tools.job import ItemResult
+    from .tools.persist import Worker, get_tool, persist, persist_tool, shutdown_tool
+    from .tools.pool import ToolPool
+    from .tools.progress import Progress
+    from .tools.stats import PoolStats, SlotStats
+    from .tools.timeline import Span, Timeline
+    from .tools.tool import Tool, tool
+    from .units import GB, KB, MB
+
+_HOME = {
+    "create_context": ".api",
+    "current_runtime": ".api",
+    "destroy_context": ".api",
+    "get_context": ".api",
+    "get_stream": ".api",
+    "initialize": ".api",
+    "list_contexts": ".api",
+    "record_event": ".api",
+    "shutdown": ".api",
+    "wait_event": ".api",
+    "BlockingRuntime": ".blocking",
+    "blocking_runtime": ".blocking",
+    "ExecutionContext": ".contexts.context",
+    "current_context": ".contexts.current",
+    "DeviceEvent": ".contexts.events",
+    "context_session": ".contexts.session",
+    "Stream": ".contexts.stream",
+    "ContextUsage": ".contexts.usage",
+    "Allocation": ".devices.allocation",
+    "Lease": ".devices.lease",
+    "DeviceManager": ".devices.manager",
+    "DeviceChange": ".devices.status",
+    "DeviceStatus": ".devices.status",
+    "AdmissionRejected": ".errors",
+    "AsyncGPUError": ".errors",
+    "ContextClosed": ".errors",
+    "DeviceError": ".errors",
+    "DeviceLost": ".errors",
+    "DuplicateName": ".errors",
+    "InfeasibleRequest": ".errors",
+    "InvalidDevice": ".errors",
+    "InvalidRequest": ".errors",
+    "InvalidTransition": ".errors",
+    "ItemError": ".errors",
+    "NoRuntime": ".errors",
+    "OutOfDeviceMemory": ".errors",
+    "PartialFailure": ".errors",
+    "RequestError": ".errors",
+    "SessionMisuse": ".errors",
+    "ToolFailed": ".errors",
+    "VRAMBudgetExceeded": ".errors",
+    "WorkerDied": ".errors",
+    "WorkerError": ".errors",
+    "WorkerStartTimeout": ".errors",
+    "ContextState": ".policy.context_state",
+    "OffloadStrategy": ".policy.offload",
+    "QoSPolicy": ".policy.qos",
+    "Runtime": ".runtime",
+    "RuntimeStatus": ".runtime",
+    "Settings": ".settings",
+    "ItemResult": ".tools.job",
+    "Worker": ".tools.persist",
+    "get_tool": ".tools.persist",
+    "persist": ".tools.persist",
+    "persist_tool": ".tools.persist",
+    "shutdown_tool": ".tools.persist",
+    "ToolPool": ".tools.pool",
+    "Progress": ".tools.progress",
+    "PoolStats": ".tools.stats",
+    "SlotStats": ".tools.stats",
+    "Span": ".tools.timeline",
+    "Timeline": ".tools.timeline",
+    "Tool": ".tools.tool",
+    "tool": ".tools.tool",
+    "GB": ".units",
+    "KB": ".units",
+    "MB": ".units",
+}
+_MODULES = ("errors", "testing", "worker")
 
 __all__ = [
     "GB",
@@ -96,6 +179,7 @@ __all__ = [
     "RequestError",
     "Runtime",
     "RuntimeStatus",
+    "SessionMisuse",
     "Settings",
     "SlotStats",
     "Span",
@@ -130,3 +214,17 @@ __all__ = [
     "wait_event",
     "worker",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name], __name__), name)
+    globals()[name] = value  # so that this is asked once for each name
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -153,6 +153,7 @@ class Claim:
         "shape",
         "since",
         "state",
+        "turn",
     )
 
     def __init__(self, request: Requested, number: int, key: float, now: float) -> None:
@@ -168,6 +169,8 @@ class Claim:
         self.since = now
         """Seconds: when it arrived, later when it was granted."""
         self.last_used = now
+        self.turn = 0
+        """Counts the moments at which `last_used` was set: clocks may stand still in between."""
         self.granted_after = number
         """The number of the latest arrival when it was granted."""
         self.pinned = False
@@ -204,7 +207,7 @@ class Claim:
     @property
     def recency(self) -> tuple[float, int]:
         """Orders residents from the least to the most recently used."""
-        return self.last_used, self.number
+        return self.last_used, self.turn
 
     def __repr__(self) -> str:
         name = f" {self.owner!r}" if self.owner else ""
@@ -228,6 +231,8 @@ class Journal:
     """Carries out the steps of claims and remembers the latest of them."""
 
     def __init__(self, length: int = 512) -> None:
+        self.steps = 0
+        """How many have been taken in all."""
         # Plain tuples: entries are written all the time and hardly ever read.
         self._entries: deque[tuple[float, int, Step, str]] = deque(maxlen=length)
 
@@ -241,6 +246,7 @@ class Journal:
         if after is None:
             raise self.impossible(claim.id, claim.state.value, step.value)
         claim.state = after
+        self.steps += 1
         self._entries.append((now, claim.id, step, why))
 
     def impossible(self, claim: int, state: str, step: object) -> InvalidTransition:

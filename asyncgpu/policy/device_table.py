@@ -209,7 +209,7 @@ class DeviceTable:
     def _became_idle(self, input: BecameIdle, now: float) -> None:
         claim = self._known(input.claim, Step.IDLE)
         self._journal.advance(claim, Step.IDLE, now)
-        claim.last_used = now
+        claim.last_used, claim.turn = now, self._journal.steps
         self._may_leave(claim)
 
     def _became_busy(self, input: BecameBusy, now: float) -> None:

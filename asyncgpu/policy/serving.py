@@ -229,6 +229,7 @@ class Serving:
     def _begin(self, claim: Claim, why: str) -> None:
         self._journal.advance(claim, Step.GRANT, self.now, why)
         claim.since = claim.last_used = self.now
+        claim.turn = self._journal.steps
         claim.granted_after = self.arrivals
 
 

@@ -243,7 +243,7 @@ class ProcessChannel:
         if soon or not self._exchange.inbound.any_done:
             self._work.write(packed, soon=soon)
         else:
-            self._work.write_pieces([self._exchange.release_frame(), packed])
+            self._work.write_pieces([*self._exchange.releases(), packed])
         return self._expect(request)
 
     def _send_in_order(self, request: int, packed: bytes | Parcel) -> None:
@@ -257,7 +257,7 @@ class ProcessChannel:
             self._settle(request, Reply(error=InvalidRequest(f"cannot be sent: {error}")))
         else:
             pieces = packed.pieces if isinstance(packed, Parcel) else [packed]
-            self._work.write_pieces([self._exchange.release_frame(), *pieces])
+            self._work.write_pieces([*self._exchange.releases(), *pieces])
 
     # -------------------------------------------------------------------- receiving
 
@@ -302,7 +302,7 @@ class ProcessChannel:
         if self._pending and self._exchange.inbound.any_done:
             # A worker with more to do may need its blocks at once; an idle one gets them with its
             # next request, which costs nothing.
-            self._control.write(self._exchange.release_frame())
+            self._control.write_pieces(self._exchange.releases())
 
 
 def _answered(reply: Reply) -> Promise[Reply]:

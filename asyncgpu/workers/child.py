@@ -59,7 +59,7 @@ def main(*descriptors: int) -> None:
         # The request's own values are dead by now, so their blocks go back with its reply.
         if exchange.inbound.any_done or isinstance(answer, Parcel):
             pieces = answer.pieces if isinstance(answer, Parcel) else [answer]
-            work.write_pieces([exchange.release_frame(), *pieces])
+            work.write_pieces([*exchange.releases(), *pieces])
         else:
             work.write(answer)
     server.close()

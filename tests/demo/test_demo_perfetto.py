@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncgpu.integrations.lanes import lay_out
@@ -56,6 +56,7 @@ def test_time_covered_counts_overlaps_once_and_gaps_not():
 intervals = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 10)), max_size=40)
 
 
+@settings(deadline=None)
 @given(intervals)
 def test_no_row_overlaps_and_nothing_is_lost(pairs):
     spans = [span(start=start, end=start + length, name=str(i)) for i, (start, length) in

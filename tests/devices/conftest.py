@@ -13,8 +13,6 @@ from asyncgpu.ports import DeviceInfo
 from asyncgpu.settings import Settings
 from asyncgpu.units import GB
 
-pytestmark = pytest.mark.anyio
-
 
 class Owner:
     """An evictable owner; with a gate, its eviction waits there."""
@@ -78,19 +76,19 @@ def manage():
     """``async with manage(2) as manager``: two devices of 8 GiB; settings as keywords."""
 
     @asynccontextmanager
-    async def manage(count=2, *, total=8 * GB, exclusive=(), eviction_timeout=60.0, **settings):
+    async def manage(count=2, *, total=8 * GB, exclusive=(), eviction_timeout=10.0, **settings):
         inventory = [
             DeviceInfo(i, f"GPU {i}", f"uuid-{i}", total, exclusive_process=i in exclusive)
             for i in range(count)
         ]
+        manager = DeviceManager(
+            inventory,
+            settings=Settings(**settings),
+            clock=anyio.current_time,
+            start_soon=lambda fn, *args: host.start_soon(fn, *args),
+            eviction_timeout=eviction_timeout,
+        )
         async with anyio.create_task_group() as host:
-            manager = DeviceManager(
-                inventory,
-                settings=Settings(**settings),
-                clock=anyio.current_time,
-                start_soon=host.start_soon,
-                eviction_timeout=eviction_timeout,
-            )
             yield manager
             manager.check_invariants()
             assert manager.status().queue == ()

@@ -65,12 +65,17 @@ async def test_more_than_a_lease_covers_would_wait_for_itself(manage):
         with pytest.raises(InfeasibleRequest, match=r"would wait for itself.*lease on cuda:0"):
             async with manager.lease("cudax2"):
                 pass
-    async with manage(1, allow_multiple_per_device=True) as manager:
-        async with manager.lease("cuda", vram="6GiB"):
-            with pytest.raises(InfeasibleRequest, match="would wait for itself"):
-                async with manager.lease("cuda", vram="7GiB"):
-                    pass
-            async with manager.lease("cuda", vram="2GiB"):
+    async with (
+        manage(1, allow_multiple_per_device=True) as manager,
+        manager.lease("cuda", vram="6GiB"),
+    ):
+        with pytest.raises(InfeasibleRequest, match="would wait for itself"):
+            async with manager.lease("cuda", vram="7GiB"):
+                pass
+        async with manager.lease("cuda", vram="2GiB"):
+            assert manager.status().devices[0].reserved == 8 << 30
+            # Beside the two there is no room, but within the first there is.
+            async with manager.lease("cuda", vram="3GiB"):
                 assert manager.status().devices[0].reserved == 8 << 30
 
 

@@ -57,21 +57,25 @@ async def test_a_lease_is_held_for_its_block_and_waited_for_fairly(manage, askin
     async with manage(1) as manager, anyio.create_task_group() as tasks:
         order = []
 
-        async def hold(name):
+        async def hold(name, until=None):
             async with manager.lease("cuda") as lease:
                 order.append((name, lease.device))
+                if until is not None:
+                    await until.wait()
 
-        async with manager.lease("cuda") as lease:
-            assert lease.devices == ("cuda:0",)
-            waiting = []
-            for name in "abc":
-                waiting.append(asking(tasks, partial(hold, name)))
-                await anyio.wait_all_tasks_blocked()
-            assert order == []
-            assert [each.position for each in manager.status().queue] == [1, 2, 3]
-        for each in waiting:
+        held = anyio.Event()
+        first = asking(tasks, partial(hold, "first", held))
+        await anyio.wait_all_tasks_blocked()
+        waiting = []
+        for name in "abc":
+            waiting.append(asking(tasks, partial(hold, name)))
+            await anyio.wait_all_tasks_blocked()
+        assert order == [("first", "cuda:0")]
+        assert [each.position for each in manager.status().queue] == [1, 2, 3]
+        held.set()
+        for each in (first, *waiting):
             await each()
-        assert order == [("a", "cuda:0"), ("b", "cuda:0"), ("c", "cuda:0")]
+        assert order == [(name, "cuda:0") for name in ("first", "a", "b", "c")]
 
 
 async def test_a_lease_ends_with_an_exception_in_its_block(manage):
@@ -171,18 +175,17 @@ async def test_without_a_gpu_the_error_names_the_variable_that_makes_virtual_one
 
 
 async def test_bad_arguments_are_refused_before_anything_is_asked(manage, owner):
-    async with manage(1) as manager:
-        async with manager.lease("cuda"):
-            with pytest.raises(InvalidDevice, match="cudax2"):
-                manager.lease("CUDA")
-            with pytest.raises(InvalidRequest, match="vram"):
-                manager.lease("cuda", vram="lots")
-            with pytest.raises(InvalidDevice):
-                await manager.acquire("gpu", owner=owner())
-            for timeout in (-1, float("nan"), "1", True):
-                with pytest.raises(InvalidRequest, match="timeout"):
-                    await manager.acquire("cuda", owner=owner(), timeout=timeout)
-            assert manager.status().queue == ()
+    async with manage(1) as manager, manager.lease("cuda"):
+        with pytest.raises(InvalidDevice, match="cudax2"):
+            manager.lease("CUDA")
+        with pytest.raises(InvalidRequest, match="vram"):
+            manager.lease("cuda", vram="lots")
+        with pytest.raises(InvalidDevice):
+            await manager.acquire("gpu", owner=owner())
+        for timeout in (-1, float("nan"), "1", True):
+            with pytest.raises(InvalidRequest, match="timeout"):
+                await manager.acquire("cuda", owner=owner(), timeout=timeout)
+        assert manager.status().queue == ()
 
 
 async def test_a_timeout_names_the_device_the_wait_and_the_holder(manage, owner):
@@ -260,16 +263,18 @@ async def test_release_is_idempotent_and_frees_at_once(manage, owner):
 
 
 async def test_one_of_a_group_stands_on_a_device(manage, owner, asking):
-    async with manage(2, allow_multiple_per_device=True) as manager:
-        async with anyio.create_task_group() as tasks:
-            ask = partial(manager.acquire, "cuda", group="pool")
-            placed = [await ask(owner=owner()) for _ in range(2)]
-            assert {each.device for each in placed} == {"cuda:0", "cuda:1"}
-            third = asking(tasks, partial(ask, owner=owner()))
-            await anyio.wait_all_tasks_blocked()
-            assert not third.done.is_set()
-            placed[1].release()
-            assert (await third()).device == "cuda:1"
+    async with (
+        manage(2, allow_multiple_per_device=True) as manager,
+        anyio.create_task_group() as tasks,
+    ):
+        ask = partial(manager.acquire, "cuda", group="pool")
+        placed = [await ask(owner=owner()) for _ in range(2)]
+        assert {each.device for each in placed} == {"cuda:0", "cuda:1"}
+        third = asking(tasks, partial(ask, owner=owner()))
+        await anyio.wait_all_tasks_blocked()
+        assert not third.done.is_set()
+        placed[1].release()
+        assert (await third()).device == "cuda:1"
 
 
 async def test_closing_ends_who_waits_and_refuses_who_comes(manage, owner, asking):

@@ -189,3 +189,21 @@ class Fixed(Where):
     """Cannot be moved to the CPU."""
 
     movable = False
+
+
+class Chaos(asyncgpu.Tool):
+    """Squares ints, but raises for some, and dies for some."""
+
+    max_batch = 16
+
+    def run(self, items):
+        for item in items:
+            if item % 89 == 13:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if item % 50 == 7:
+                raise ValueError(item)
+        return [item * item for item in items]
+
+
+class OtherChaos(Chaos):
+    """The same again, in other processes."""

@@ -38,6 +38,10 @@ def test_importing_asyncgpu_loads_no_library_that_may_come_late():
     assert loaded_after("import asyncgpu") & LATE == set()
 
 
+def test_not_even_every_public_name_together_loads_one():
+    assert loaded_after("from asyncgpu import *") & LATE == set()
+
+
 def test_the_import_costs_at_most_half_more_than_its_event_loop():
     """The fastest of several runs each, taken in turns, so that a slow spell hits both."""
     ours, bare = [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import types
@@ -38,13 +39,32 @@ def test_every_name_of_all_is_there(name):
 
 
 def test_nothing_else_is_there():
-    """Folders and files of the package become attributes when they are imported; those are fine."""
+    """Folders and files of the package become attributes when they are imported; those are fine.
+
+    So are the few names that ``__init__`` works with.
+    """
     extra = {
         name
         for name, value in vars(asyncgpu).items()
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
-    assert extra <= {*asyncgpu.__all__, "annotations"}
+    assert extra <= {*asyncgpu.__all__, "annotations", "Any", "TYPE_CHECKING", "import_module"}
+
+
+def test_what_is_imported_late_is_what_type_checkers_see():
+    tree = ast.parse(Path(asyncgpu.__file__).read_text(encoding="utf-8"))
+    seen = {
+        alias.name: f".{node.module}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
+        for alias in node.names
+    }
+    assert seen == asyncgpu._HOME
+
+
+def test_a_name_that_is_not_there_is_reported_as_usual():
+    with pytest.raises(AttributeError, match="no attribute 'Runtme'"):
+        asyncgpu.Runtme  # noqa: B018
 
 
 def test_every_error_is_public():

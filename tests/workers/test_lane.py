@@ -65,7 +65,7 @@ async def peer(anyio_backend):
 
 
 async def test_frames_arrive(peer):
-    peer.socket.send(b"".join(encode(Kind.RUN, 1, b"a") + encode(Kind.RUN, 2, b"b")))
+    peer.socket.send(encode(Kind.RUN, 1, b"a") + encode(Kind.RUN, 2, b"b"))
     await peer.until(lambda: len(peer.frames) == 2)
     assert [bytes(frame.body) for frame in peer.frames] == [b"a", b"b"]
 
@@ -73,7 +73,7 @@ async def test_frames_arrive(peer):
 async def test_callbacks_run_outside_the_starters_context(anyio_backend):
     here.set("in a session")
     peer = Peer()
-    peer.socket.send(b"".join(encode(Kind.RUN, 1)))
+    peer.socket.send(encode(Kind.RUN, 1))
     await peer.until(lambda: peer.frames)
     assert peer.places == ["nowhere"]
     peer.close()
@@ -116,13 +116,13 @@ async def test_garbage_ends_the_lane_with_a_typed_error(peer):
 
 
 async def test_a_failing_callback_does_not_cost_the_frames_behind(peer, caplog):
-    peer.socket.send(b"".join(encode(Kind.RUN, 13) + encode(Kind.RUN, 14)))
+    peer.socket.send(encode(Kind.RUN, 13) + encode(Kind.RUN, 14))
     await peer.until(lambda: len(peer.frames) == 2)
     assert "a callback's own bug" in caplog.text
 
 
 async def test_draining_takes_in_what_was_sent_before_the_end(peer):
-    peer.socket.send(b"".join(encode(Kind.RUN, 1)))
+    peer.socket.send(encode(Kind.RUN, 1))
     peer.socket.close()
     peer.lane.drain()
     assert [frame.request for frame in peer.frames] == [1]

@@ -90,7 +90,7 @@ async def test_an_interpreter_that_is_not_there_is_named(transport):
     ("says", "kind", "complaint"),
     [
         pytest.param(
-            b"".join(encode(Kind.HELLO, 0, b"asyncgpu 999")),
+            encode(Kind.HELLO, 0, b"asyncgpu 999"),
             WorkerError,
             f"'asyncgpu 999' and this program '{GREETING.decode()}'",
             id="another version",

@@ -37,12 +37,14 @@ def test_a_running_request_sees_its_own_cancel_only(runs):
     assert not runs.cancelled()
 
 
-def test_a_late_cancel_means_nothing(runs):
+def test_a_late_cancel_means_nothing_and_is_forgotten(runs):
     runs.begin(1)
     runs.end()
     runs.cancel(1)
     assert not runs.cancelled()
     assert runs.begin(2)
+    assert not runs.cancelled()
+    assert runs._cancelled == set()
 
 
 def test_stop_cancels_the_running_and_all_later_ones(runs):
