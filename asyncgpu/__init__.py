@@ -17,14 +17,12 @@ if TYPE_CHECKING:
         current_runtime,
         destroy_context,
         get_context,
-        get_stream,
         initialize,
         list_contexts,
-        record_event,
         shutdown,
-        wait_event,
     )
     from .blocking import BlockingRuntime, blocking_runtime
+    from .contexts.calls import get_context_usage, get_stream, record_event, wait_event
     from .contexts.context import ExecutionContext
     from .contexts.current import current_context
     from .contexts.events import DeviceEvent
@@ -77,12 +75,13 @@ _HOME = {
     "current_runtime": ".api",
     "destroy_context": ".api",
     "get_context": ".api",
-    "get_stream": ".api",
+    "get_context_usage": ".contexts.calls",
+    "get_stream": ".contexts.calls",
     "initialize": ".api",
     "list_contexts": ".api",
-    "record_event": ".api",
+    "record_event": ".contexts.calls",
     "shutdown": ".api",
-    "wait_event": ".api",
+    "wait_event": ".contexts.calls",
     "BlockingRuntime": ".blocking",
     "blocking_runtime": ".blocking",
     "ExecutionContext": ".contexts.context",
@@ -201,6 +200,7 @@ __all__ = [
     "destroy_context",
     "errors",
     "get_context",
+    "get_context_usage",
     "get_stream",
     "get_tool",
     "initialize",

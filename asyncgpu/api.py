@@ -10,8 +10,6 @@ from typing import Any
 
 from . import ambient
 from .contexts.context import ExecutionContext
-from .contexts.events import DeviceEvent
-from .contexts.stream import Stream
 from .errors import RequestError
 from .policy.qos import QoSPolicy
 from .runtime import Runtime
@@ -22,12 +20,9 @@ __all__ = [
     "current_runtime",
     "destroy_context",
     "get_context",
-    "get_stream",
     "initialize",
     "list_contexts",
-    "record_event",
     "shutdown",
-    "wait_event",
 ]
 
 
@@ -98,21 +93,6 @@ def get_context(name: str) -> ExecutionContext | None:
 def list_contexts() -> list[str]:
     """Return the names of the open contexts, in order of their creation."""
     return [context.name for context in current_runtime().contexts()]
-
-
-def get_stream(ctx: ExecutionContext) -> Stream:
-    """Return the context's stream."""
-    return ctx.stream
-
-
-def record_event(ctx: ExecutionContext) -> DeviceEvent:
-    """Return an event behind all the work that the context's stream has now."""
-    return ctx.record_event()
-
-
-def wait_event(ctx: ExecutionContext, event: DeviceEvent) -> None:
-    """Let later work of the context wait, on the device, for `event`; returns at once."""
-    ctx.wait_event(event)
 
 
 async def destroy_context(name: str) -> bool:

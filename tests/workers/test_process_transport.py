@@ -24,7 +24,7 @@ def stuck(tmp_path):
     """An environment in which an interpreter never gets past its start, and says so."""
     os.mkfifo(tmp_path / "never")
     (tmp_path / "sitecustomize.py").write_text(
-        f"import sys; print('importing', file=sys.stderr, flush=True); open({str(tmp_path)!r} + '/never').read()"
+        f"import os\nos.write(2, b'importing\\n')\nopen({str(tmp_path / 'never')!r}).read()\n"
     )
     return {"PYTHONPATH": str(tmp_path)}
 
@@ -60,7 +60,7 @@ async def test_several_start_at_once(transport):
 
 async def test_one_that_is_stuck_in_an_import_is_given_up(transport, stuck):
     before = our_children()
-    with pytest.raises(WorkerStartTimeout, match="within 0.4 s\n.*importing"):
+    with pytest.raises(WorkerStartTimeout, match=r"within 0.4 s\n.*importing"):
         await transport.start(WorkerSpec(name="stuck", env=stuck, start_timeout=0.4))
     assert our_children() == before
 
@@ -112,8 +112,8 @@ async def test_one_that_is_not_of_our_kind_is_refused(transport, tmp_path, says,
 
 async def test_another_interpreter_is_given_our_sources_but_not_our_libraries(start):
     # The same python, asked for by another name, stands for another one.
-    path = os.path.join(os.path.dirname(sys.executable), ".", os.path.basename(sys.executable))
-    channel = await start(Echo(), python=path)
+    folder, _, name = sys.executable.rpartition("/")
+    channel = await start(Echo(), python=f"{folder}/./{name}")
     assert (await channel.submit([1])).value == [1]
 
 

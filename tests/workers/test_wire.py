@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,18 +84,15 @@ def test_garbage_is_refused(garbage):
 
 @given(st.binary(min_size=23, max_size=100))
 def test_whatever_follows_the_magic_ends_in_frames_or_a_typed_error(garbage):
-    try:
+    with suppress(WireError):
         list(FrameDecoder().feed(b"\xa6" + garbage))
-    except WireError:
-        pass
 
 
 def test_frames_before_the_garbage_are_delivered():
-    received = []
+    frames = FrameDecoder().feed(encode(Kind.PING, 1) + b"noise" * 10)
+    assert next(frames).request == 1
     with pytest.raises(WireError):
-        for frame in FrameDecoder().feed(encode(Kind.PING, 1) + b"noise" * 10):
-            received.append(frame.request)
-    assert received == [1]
+        next(frames)
 
 
 @pytest.mark.parametrize(

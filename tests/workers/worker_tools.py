@@ -34,12 +34,12 @@ class Gate:
     def wait(self) -> None:
         """In the worker."""
         self.say(b"x")
-        with open(self.opened, "rb", buffering=0) as file:
+        with Path(self.opened).open("rb", buffering=0) as file:
             file.read(1)
 
     def say(self, data: bytes) -> None:
         """In the worker: write something for the test and go on."""
-        with open(self.arrived, "wb", buffering=0) as file:
+        with Path(self.arrived).open("wb", buffering=0) as file:
             file.write(data)
 
     async def heard(self) -> bytes:
@@ -149,7 +149,7 @@ def a_lock():
 
 
 def end_process(code):
-    print("the last words", file=sys.stderr, flush=True)
+    sys.stderr.write("the last words\n")
     os._exit(code)
 
 
