@@ -11,7 +11,7 @@
     │   ├── ContextClosed         the execution context has been closed
     │   ├── DuplicateName         the name is taken
     │   ├── SessionMisuse         entered twice, left out of order, awaited in the sync form
-    │   └── VRAMBudgetExceeded    a context's own budget refused (also torch's OutOfMemoryError)
+    │   └── VRAMBudgetExceeded    a context's own budget refused
     ├── AdmissionRejected       try again after `retry_after` seconds (HTTP 503)
     ├── DeviceError             the GPU
     │   ├── OutOfDeviceMemory     the device itself is full

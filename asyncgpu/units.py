@@ -1,4 +1,4 @@
-"""Sizes: `int` bytes or strings such as ``"4GiB"``; every prefix is a power of 1024.
+"""Sizes and times: ``"4GiB"`` or `int` bytes, every prefix a power of 1024; seconds as `float`.
 
 ``GB`` and ``GiB`` mean the same: GPU memory is sold, reported and allocated in powers of two, and
 a library in which the two differ by seven per cent invites an out-of-memory error.
@@ -6,11 +6,12 @@ a library in which the two differ by seven per cent invites an out-of-memory err
 
 from __future__ import annotations
 
+import math
 import re
 
 from .errors import InvalidRequest
 
-__all__ = ["GB", "KB", "MB", "Size", "format_size", "parse_size"]
+__all__ = ["GB", "KB", "MB", "Size", "format_size", "parse_size", "parse_timeout"]
 
 KB = 1024
 MB = 1024 * KB
@@ -54,3 +55,22 @@ def format_size(nbytes: int) -> str:
         if abs(nbytes) >= scale:
             return f"{nbytes / scale:.4g} {unit}"
     return f"{nbytes} B"
+
+
+def parse_timeout(seconds: float | None, *, what: str = "timeout") -> float | None:
+    """Return `seconds`; None: no limit.
+
+    Args:
+        seconds: 0 or more, infinity included.
+        what: names the quantity in the error.
+
+    Raises:
+        InvalidRequest: negative, NaN, or not a number.
+    """
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise InvalidRequest(f"{what}: {seconds!r} is not a number of seconds")
+    if math.isnan(seconds) or seconds < 0:
+        raise InvalidRequest(f"{what}: {seconds} seconds; it must be 0 or more")
+    return seconds

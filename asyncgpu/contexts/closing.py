@@ -10,9 +10,9 @@ from typing import Protocol
 import anyio
 
 from ..errors import DeviceError, RequestError
+from ..units import parse_timeout
 from .core import ContextCore
 from .thread import ContextThread
-from .timeouts import checked_timeout
 
 __all__ = ["Claim", "Closing", "StartSoon"]
 
@@ -59,7 +59,7 @@ class Closing:
 
     async def aclose(self, timeout: float | None) -> None:
         """See `ExecutionContext.aclose`."""
-        timeout = checked_timeout(timeout)
+        timeout = parse_timeout(timeout)
         core = self._core
         if core.is_around():
             raise RequestError(f"{core}: closing it inside its own session would wait for itself")

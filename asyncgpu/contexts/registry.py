@@ -11,10 +11,9 @@ from ..policy.context_limits import context_limits
 from ..policy.device_spec import DeviceChoice, parse_device
 from ..policy.qos import QoSPolicy
 from ..ports import Driver
-from ..units import Size
+from ..units import Size, parse_timeout
 from .closing import Claim, StartSoon
 from .context import ExecutionContext
-from .timeouts import checked_timeout
 
 __all__ = ["ContextRegistry", "DeviceShares"]
 
@@ -101,7 +100,7 @@ class ContextRegistry:
         index = self._device_index(device)
         _check_name(name)
         _check_sessions(max_concurrent_sessions)
-        checked_timeout(timeout)
+        parse_timeout(timeout)
         self._check_open()
         if name in self._contexts:
             raise DuplicateName(f"context {name!r} is open already, or being created")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from .. import ambient
 from ..errors import InvalidRequest, RequestError, SessionMisuse
+from ..units import parse_timeout
 from .activity import Work
 from .carried import CarriedSession, open_sessions
 from .current import apply_here, leave
 from .home_loop import in_event_loop
 from .step_hook import StepHook
-from .timeouts import checked_timeout
 from .turns import Turn
 from .waiter import Marker
 
@@ -54,7 +54,7 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
         self._context = ctx
         self._synchronize = synchronize
         self._inference = inference
-        self._timeout = checked_timeout(timeout)
+        self._timeout = parse_timeout(timeout)
         self._session: CarriedSession | None = None
         self._work: Work | None = None
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..errors import InvalidRequest
+from ..units import parse_timeout
 from .progress import ProgressCallback
 
 __all__ = ["RunOptions"]
@@ -27,23 +27,10 @@ class RunOptions:
         if self.on_error not in ("raise", "collect"):
             raise InvalidRequest(f"on_error: {self.on_error!r} is neither 'raise' nor 'collect'")
         for name in ("timeout", "item_timeout", "cancel_grace"):
-            check_seconds(name, getattr(self, name))
+            parse_timeout(getattr(self, name), what=name)
         for name in ("priority", "seed"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InvalidRequest(f"{name}: {value!r} is not an int")
         if self.progress is not None and not callable(self.progress):
             raise InvalidRequest(f"progress: {self.progress!r} is neither True nor a callable")
-
-
-def check_seconds(name: str, seconds: float | None) -> None:
-    """Refuse what is not a duration; None means no limit.
-
-    Raises:
-        InvalidRequest: negative, not finite, or not a number.
-    """
-    if seconds is None:
-        return
-    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not (number and math.isfinite(seconds) and seconds >= 0):
-        raise InvalidRequest(f"{name}: {seconds!r} is not a number of seconds, 0 or more")

@@ -16,6 +16,7 @@ from .. import ambient
 from ..errors import AdmissionRejected
 from ..policy.dedup import merge
 from ..policy.shards import BatchPlan
+from ..units import parse_timeout
 from .assignment import Assignment
 from .calls import Call, CallQueue
 from .crew import Crew
@@ -24,7 +25,7 @@ from .items import costs_of, keys_of, list_items
 from .job import ItemResult, Job
 from .launcher import Launcher
 from .mailbox import InputOrder, Mailbox
-from .options import RunOptions, check_seconds
+from .options import RunOptions
 from .progress import Reporter
 from .stats import PoolStats, slot_stats
 from .tool import Tool
@@ -172,8 +173,8 @@ class Workforce:
         max_wait: float = 0.0,
     ) -> Any:
         """Answer one item; see `ToolPool.call`."""
-        check_seconds("timeout", timeout)
-        check_seconds("max_wait", max_wait)
+        parse_timeout(timeout)
+        parse_timeout(max_wait, what="max_wait")
         self._admit()
         costs = costs_of(tool, [item])
         call = Call(item, 1.0 if costs is None else costs[0])

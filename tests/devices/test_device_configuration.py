@@ -103,7 +103,7 @@ async def test_growing_wakes_who_waits(manage, owner, asking):
         waiter = asking(tasks, partial(manager.acquire, "cuda", owner=owner()))
         await anyio.wait_all_tasks_blocked()
         assert not waiter.done.is_set()
-        manager.configure(managed_devices="auto")
+        manager.configure(managed_devices="0,1")
         assert (await waiter()).device == "cuda:1"
 
 
@@ -141,19 +141,24 @@ async def test_an_eviction_on_its_way_survives_a_change(manage, owner, asking):
 
 
 async def test_an_exclusive_process_device_forces_restart_and_one_holder(manage):
-    with pytest.warns(UserWarning, match="cuda:1 is in exclusive-process mode"):
-        async with manage(
-            2, exclusive=[1], offload_strategy="cpu", allow_multiple_per_device=True
-        ) as manager:
-            status = manager.status()
-            assert status.offload_strategy is OffloadStrategy.RESTART
-            assert not status.allow_multiple_per_device
+    settings = {"offload_strategy": "cpu", "allow_multiple_per_device": True}
+    async with manage(2, exclusive=[1], managed_devices="0", **settings) as manager:
+        # It counts only while it is managed.
+        status = manager.status()
+        assert status.offload_strategy is OffloadStrategy.CPU
+        assert status.allow_multiple_per_device
 
-            # It counts while it is managed.
-            manager.configure(managed_devices="0")
-            status = manager.status()
-            assert status.offload_strategy is OffloadStrategy.CPU
-            assert status.allow_multiple_per_device
+        with pytest.warns(UserWarning, match="cuda:1 is in exclusive-process mode"):
+            manager.configure(managed_devices="0,1")
+        status = manager.status()
+        assert status.offload_strategy is OffloadStrategy.RESTART
+        assert not status.allow_multiple_per_device
+
+
+async def test_an_exclusive_process_device_is_warned_of_from_the_start(manage):
+    with pytest.warns(UserWarning, match="cuda:0"):
+        async with manage(1, exclusive=[0], allow_multiple_per_device=True):
+            pass
 
 
 async def test_an_exclusive_process_device_as_configured_needs_no_warning(manage):
