@@ -35,6 +35,8 @@ class Call:
     """On the loop's clock: until then it may wait for others to go with."""
     deaths: int = 0
     """How many workers died while they ran it alone."""
+    assignment: Assignment | None = None
+    """The micro-batch it runs in; None: it waits, or has its reply."""
     outcome: Promise[Reply] = field(default_factory=new_promise)
 
     @property
@@ -69,7 +71,7 @@ class CallQueue:
         self._max_batch = max_batch
         self._waiting: deque[Call] = deque()
         self._alone: deque[Call] = deque()
-        self._in_flight: set[Assignment] = set()
+        self._in_flight = 0
         self._slots: set[int] = set()
         self._cost = 0.0
         self._sizer = BatchSizer(
@@ -88,12 +90,10 @@ class CallQueue:
         self._waiting.append(call)
         self._cost += call.cost
 
-    def running(self, call: Call) -> Assignment | None:
-        """Return the micro-batch in which `call` runs, if every call in it is abandoned."""
-        for assignment in self._in_flight:
-            if call in assignment.batch and all(c.abandoned for c in assignment.batch):
-                return assignment
-        return None
+    def forget(self, call: Call) -> None:
+        """Nobody awaits `call` any more; a micro-batch of such calls alone is cancelled."""
+        if call.assignment is not None and all(c.abandoned for c in call.assignment.batch):
+            call.assignment.cancel()
 
     # ------------------------------------------------------------- as work for a crew
 
@@ -103,7 +103,7 @@ class CallQueue:
 
     @property
     def demand(self) -> int:
-        return len(self._in_flight) + len(self)
+        return self._in_flight + len(self)
 
     def join(self, slot: int) -> None:
         self._slots.add(slot)
@@ -120,12 +120,16 @@ class CallQueue:
         else:
             return None
         assignment = Assignment(self, calls, [call.item for call in calls])
-        self._in_flight.add(assignment)
+        for call in calls:
+            call.assignment = assignment
+        self._in_flight += 1
         return assignment
 
     def settle(self, assignment: Assignment, reply: Reply) -> None:
-        self._in_flight.discard(assignment)
+        self._in_flight -= 1
         calls: list[Call] = assignment.batch
+        for call in calls:
+            call.assignment = None
         if reply.error is None:
             cost = sum(call.cost for call in calls)
             self._sizer.measured(len(calls), cost, reply.seconds)

@@ -55,6 +55,7 @@ class Crew:
         self._ready: set[int] = set()
         self._turn = 0
         self._start_deaths = 0
+        self._loading = 0
         self._barred: set[int] = set()
         self._closing = False
         self._pumping = False
@@ -115,6 +116,8 @@ class Crew:
     # ----------------------------------------------------------------------- stations
 
     def _adjust_stations(self) -> None:
+        if len(self._ready) == len(self.stations) and not self._loading:
+            return  # everybody is here: the usual case, and this runs for every call
         wanted = slots_wanted(self._works, len(self.stations))
         manned = [station for station in self.stations if station.manned]
         waiting = [s for s in manned if s.state is StationState.WAITING]
@@ -123,9 +126,9 @@ class Crew:
             station.withdraw()
         if wanted > len(manned):
             self._open_stations(wanted - len(manned))
-        opening = sum(station.opening for station in self.stations)
+        self._loading = sum(station.opening for station in self.stations)
         for work in self._works:
-            work.notice_loading(opening)
+            work.notice_loading(self._loading)
 
     def _open_stations(self, count: int) -> None:
         free = [s for s in self.stations if not s.manned and s.slot not in self._barred]
@@ -145,6 +148,7 @@ class Crew:
         for work in self._works:
             work.join(station.slot)
         self.station_idle(station)
+        self._adjust_stations()
 
     def station_idle(self, station: Station) -> None:
         """It has answered: feed it again, or leave it warm.

@@ -15,19 +15,19 @@ from collections.abc import Hashable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-__all__ = ["Identity", "identity_of"]
+__all__ = ["Identity", "encode", "encoded_identity"]
 
 Identity = tuple[type, Hashable]
 
 
-def identity_of(tool: object, configuration: Mapping[str, Any] | None) -> Identity:
-    """Return the identity of `tool`; valid as long as `tool` lives."""
+def encoded_identity(kind: type, configuration: Mapping[str, Any] | None) -> Identity | None:
+    """Return the identity of a tool of class `kind`; None: its configuration has no encoding."""
+    if configuration is None:
+        return None
     try:
-        if configuration is None:
-            raise _NotEncodableError
-        return (type(tool), encode(configuration))
+        return (kind, encode(configuration))
     except (_NotEncodableError, RecursionError):
-        return (type(tool), id(tool))
+        return None
 
 
 class _NotEncodableError(Exception):

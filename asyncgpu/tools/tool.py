@@ -16,7 +16,7 @@ from typing import Any, overload
 from ..errors import InvalidRequest
 from ..policy.device_spec import parse_device
 from ..units import Size, parse_size
-from .identity import Identity, identity_of
+from .identity import Identity, encoded_identity
 
 __all__ = ["FunctionTool", "Tool", "tool"]
 
@@ -66,6 +66,7 @@ class Tool:
     """In the worker, from before `load`: their logical indices; empty on the CPU."""
 
     _configuration: Mapping[str, Any] | None = None
+    _identity: Identity | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Tool:
         """Remember the constructor's arguments: they are the tool's identity."""
@@ -157,7 +158,10 @@ class Tool:
     @property
     def identity(self) -> Identity:
         """Equal for tools that may share a warm worker."""
-        return identity_of(self, self._configuration)
+        if self._identity is None:
+            self._identity = encoded_identity(type(self), self._configuration)
+        # Not remembered, because a copy of this tool is not this tool.
+        return self._identity or (type(self), id(self))
 
 
 class FunctionTool(Tool):

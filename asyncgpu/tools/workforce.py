@@ -187,10 +187,10 @@ class Workforce:
             else:
                 with anyio.fail_after(timeout):
                     reply = await call.outcome
+        except BaseException:
+            queue.forget(call)
+            raise
         finally:
-            running = queue.running(call) if call.abandoned else None
-            if running is not None:
-                self._abandon(running, None)
             if not self.crews.stays(tool):
                 await self.dismiss(crew)
         if reply.error is not None:

@@ -75,10 +75,11 @@ async def test_nobody_is_evicted_unless_all_that_is_asked_can_be_had(manage, own
     async with manage(2) as manager, anyio.create_task_group() as tasks:
         there = owner()
         await idle(manager, there, "cuda:0")
-        async with manager.lease("cuda:1"):
-            pair = asking(tasks, partial(manager.acquire, "cudax2", owner=owner()))
-            await anyio.wait_all_tasks_blocked()
-            assert there.strategies == []
+        other = await manager.acquire("cuda:1", owner=owner())
+        pair = asking(tasks, partial(manager.acquire, "cudax2", owner=owner()))
+        await anyio.wait_all_tasks_blocked()
+        assert there.strategies == []
+        other.release()
         assert (await pair()).devices == ("cuda:0", "cuda:1")
         assert len(there.strategies) == 1
 

@@ -25,8 +25,11 @@ CODECS = ("asyncgpu.drivers.codec:TorchCodec",)
 
 
 def our_children() -> set[int]:
-    tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
-    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+    children: set[int] = set()
+    for task in Path(f"/proc/{os.getpid()}/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that has just ended
+            children.update(map(int, (task / "children").read_text().split()))
+    return children
 
 
 def our_threads() -> set[str]:

@@ -33,13 +33,13 @@ async def test_light_jobs_follow_a_heavy_one_in_order():
     for index in range(3):
         conveyor.put(lambda index=index: index, results.append, heavy=False)
     conveyor.put(lambda: None, lambda _: over.set(), heavy=False)
-    assert not conveyor.idle
+    assert conveyor.under_way == 5
     assert results == []
     gate.set()
     with anyio.fail_after(10):
         await over.wait()
     assert results == [("heavy", "asyncgpu-test"), 0, 1, 2]
-    assert conveyor.idle
+    assert conveyor.under_way == 0
     conveyor.close()
 
 

@@ -16,6 +16,7 @@ from worker_tools import (
     Calls,
     ClosesLoudly,
     Echo,
+    UntilCancelled,
     Waits,
     end_process,
     kill_process,
@@ -131,14 +132,11 @@ async def test_stop_closes_the_tool(start, gate):
 
 
 async def test_stop_lets_the_running_request_end_and_skips_the_others(start, gate):
-    channel = await start(Waits(gate))
-    running, queued = channel.submit(["wait"]), channel.submit(["never"])
+    channel = await start(UntilCancelled(gate))
+    running, queued = channel.submit([1]), channel.submit([2])
     await gate.heard()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(channel.stop)
-        await anyio.lowlevel.checkpoint()
-        gate.open()
-    assert (await running).value == [("wait", True)]
+    await channel.stop(grace=30)
+    assert (await running).value == ["cancelled"]
     assert "cancelled before it started" in str((await queued).error)
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import anyio
@@ -102,13 +103,19 @@ class Waits(Bare):
         return [(item, worker.cancelled()) for item in items]
 
 
-class Reports(Bare):
+class UntilCancelled(Bare):
+    """Says that it has begun, and ends when it is cancelled."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+
     def run(self, items):
         from asyncgpu import worker
 
-        for done in range(1, 101):
-            worker.progress(done, 100)
-        return items
+        self.gate.say(b"begun")
+        while not worker.cancelled():
+            time.sleep(0.001)
+        return ["cancelled"] * len(items)
 
 
 class ClosesLoudly(Echo):
