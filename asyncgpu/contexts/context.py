@@ -83,6 +83,11 @@ class ExecutionContext:
         return f"cuda:{self._device}"
 
     @property
+    def torch_device(self) -> str:
+        """What torch calls its device: ``"cuda:0"``, or ``"cpu"`` for a virtual one."""
+        return self._core.driver.torch_device(self._device)
+
+    @property
     def qos(self) -> QoSPolicy:
         return self._limits.qos
 

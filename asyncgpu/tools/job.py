@@ -204,7 +204,7 @@ class Job:
         if self._on_results is not None:
             self._on_results(list(self._results(settled)))
         failed = self._count([i for i in settled if i in self._errors]) if self._errors else 0
-        self._reporter.items(done=self._count(settled) - failed, failed=failed)
+        self._reporter.items(settled, done=self._count(settled) - failed, failed=failed)
 
     def _count(self, unique: Sequence[int]) -> int:
         if not self._merged.repeats:

@@ -19,7 +19,7 @@ class RunOptions:
     item_timeout: float | None = None
     on_error: str = "raise"
     priority: int = 0
-    progress: ProgressCallback | None = None
+    progress: bool | ProgressCallback | None = None
     seed: int | None = None
     cancel_grace: float | None = None
 
@@ -32,5 +32,7 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InvalidRequest(f"{name}: {value!r} is not an int")
-        if self.progress is not None and not callable(self.progress):
+        if not (
+            self.progress is None or isinstance(self.progress, bool) or callable(self.progress)
+        ):
             raise InvalidRequest(f"progress: {self.progress!r} is neither True nor a callable")

@@ -49,7 +49,7 @@ class Worker:
         *,
         timeout: float | None = None,
         on_error: str = "raise",
-        progress: ProgressCallback | None = None,
+        progress: bool | ProgressCallback | None = None,
         seed: int | None = None,
     ) -> list[Any]:
         """Answer `items`, in order; arguments and errors are those of `ToolPool.run`."""

@@ -17,9 +17,9 @@ from .items import check_tool
 from .job import ItemResult
 from .options import RunOptions
 from .progress import ProgressCallback
-from .progress_bar import progress_callback
 from .seats import check_gpus, choose_gpus, seats_for
 from .stats import PoolStats
+from .timeline import Timeline
 from .tool import Tool
 from .workforce import Workforce
 
@@ -155,17 +155,16 @@ class ToolPool:
             RequestError: the tool cannot run in this pool, or an argument means nothing.
             WorkerError: no worker could be started, or the tool did not load.
         """
-        with progress_callback(progress, check_tool(tool).name) as callback:
-            options = RunOptions(
-                timeout=timeout,
-                item_timeout=item_timeout,
-                on_error=on_error,
-                priority=priority,
-                progress=callback,
-                seed=seed,
-                cancel_grace=cancel_grace,
-            )
-            return await self._open_staff().run(tool, items, options)
+        options = RunOptions(
+            timeout=timeout,
+            item_timeout=item_timeout,
+            on_error=on_error,
+            priority=priority,
+            progress=progress,
+            seed=seed,
+            cancel_grace=cancel_grace,
+        )
+        return await self._open_staff().run(check_tool(tool), items, options)
 
     def stream(
         self,
@@ -176,7 +175,7 @@ class ToolPool:
         timeout: float | None = None,
         item_timeout: float | None = None,
         priority: int = 0,
-        progress: ProgressCallback | None = None,
+        progress: bool | ProgressCallback | None = None,
         seed: int | None = None,
         cancel_grace: float | None = None,
     ) -> AsyncIterator[ItemResult]:
@@ -222,6 +221,11 @@ class ToolPool:
         return await self._open_staff().call(
             check_tool(tool), item, timeout=timeout, priority=priority, max_wait=max_wait
         )
+
+    @property
+    def timeline(self) -> Timeline:
+        """What the runtime's workers waited for and did, for the tracing integrations."""
+        return self._open_staff().timeline
 
     def stats(self) -> PoolStats:
         """Return a snapshot: what each slot did, and how the latest run compares to its bound."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Progress", "ProgressCallback", "Reporter"]
@@ -33,7 +33,7 @@ class Progress:
     rate: float
     """Items per second since the first answer could come; 0.0 before it."""
     eta: float | None
-    """Seconds to go at that rate; None: not known yet."""
+    """Seconds to go, by the costs of the items; None: not known yet."""
 
     @property
     def finished(self) -> bool:
@@ -44,10 +44,23 @@ class Reporter:
     """Counts, and tells a callback at a bearable rate; the last snapshot always comes."""
 
     def __init__(
-        self, callback: ProgressCallback | None, total: int, clock: Callable[[], float]
+        self,
+        callback: ProgressCallback | None,
+        total: int,
+        costs: Sequence[float] | int,
+        clock: Callable[[], float],
     ) -> None:
+        """Begin to count.
+
+        Args:
+            callback: is given the snapshots; None: nobody watches, and nothing is counted.
+            total: items of the caller's list.
+            costs: of each unique item, or how many there are if all cost the same.
+            clock: the loop's.
+        """
         self._callback = callback
         self._total = total
+        self._costs = costs
         self._clock = clock
         self._began = clock()
         self._working_since: float | None = None
@@ -55,13 +68,19 @@ class Reporter:
         self._done = 0
         self._failed = 0
         self._loading = 0
+        self._cost_left = float(costs if isinstance(costs, int) else sum(costs))
+        self._cost_done = 0.0
 
-    def items(self, *, done: int = 0, failed: int = 0) -> None:
-        """Count items that got their outcome."""
+    def items(self, settled: Sequence[int], *, done: int, failed: int) -> None:
+        """Count the unique items `settled`, which stand for `done` and `failed` of the caller's."""
         if self._callback is None:
             return
         self._done += done
         self._failed += failed
+        costs = self._costs
+        cost = len(settled) if isinstance(costs, int) else sum(costs[item] for item in settled)
+        self._cost_done += cost
+        self._cost_left -= cost
         self._tell(at_once=self._done + self._failed >= self._total)
 
     def loading(self, workers: int) -> None:
@@ -90,7 +109,10 @@ class Reporter:
     def _snapshot(self, now: float) -> Progress:
         settled = self._done + self._failed
         since = now if self._working_since is None else self._working_since
-        rate = settled / (now - since) if settled and now > since else 0.0
+        working = now - since
+        rate = settled / working if settled and working > 0 else 0.0
+        # By cost, not by items: the costliest go first, so the rate of items rises to the end.
+        pace = self._cost_done / working if working > 0 else 0.0
         return Progress(
             total=self._total,
             done=self._done,
@@ -98,5 +120,5 @@ class Reporter:
             loading=self._loading,
             elapsed=now - self._began,
             rate=rate,
-            eta=(self._total - settled) / rate if rate else None,
+            eta=max(0.0, self._cost_left / pace) if pace else None,
         )

@@ -26,8 +26,10 @@ from .job import ItemResult, Job
 from .launcher import Launcher
 from .mailbox import InputOrder, Mailbox
 from .options import RunOptions
-from .progress import Reporter
+from .progress import ProgressCallback, Reporter
+from .progress_bar import progress_callback
 from .stats import PoolStats, slot_stats
+from .timeline import Timeline
 from .tool import Tool
 from .warm_up import WarmUp
 
@@ -75,16 +77,17 @@ class Workforce:
     ) -> list[Any]:
         """Answer `items` in order; see `ToolPool.run`."""
         listed = list_items(items)
-        job = self._prepare(tool, listed, options, None)
-        if not listed:
-            return []
-        crew = self.crews.engage(tool, instance)
-        try:
-            self._submit(job, crew)
-            with anyio.fail_after(options.timeout):
-                await job.ended
-        finally:
-            await self._release(job, crew, options.cancel_grace)
+        with progress_callback(options.progress, tool.name) as report:
+            job = self._prepare(tool, listed, options, report)
+            if not listed:
+                return []
+            crew = self.crews.engage(tool, instance)
+            try:
+                self._submit(job, crew)
+                with anyio.fail_after(options.timeout):
+                    await job.ended
+            finally:
+                await self._release(job, crew, options.cancel_grace)
         return job.collect(options.on_error)
 
     async def stream(
@@ -93,34 +96,38 @@ class Workforce:
         """Yield outcomes as they come; see `ToolPool.stream`."""
         listed = list_items(items)
         mailbox = Mailbox()
-        job = self._prepare(tool, listed, options, mailbox.put)
-        if not listed:
-            return
-        crew = self.crews.engage(tool, None)
-        job.ended.add_done_callback(lambda _: mailbox.close())
         order = InputOrder() if ordered else None
         deadline = None if options.timeout is None else anyio.current_time() + options.timeout
-        try:
-            self._submit(job, crew)
-            while (result := await _before(deadline, mailbox)) is not None:
-                for ready in (result,) if order is None else order.put(result):
-                    yield ready
-            job.check()
-        finally:
-            await self._release(job, crew, options.cancel_grace)
+        with progress_callback(options.progress, tool.name) as report:
+            job = self._prepare(tool, listed, options, report, mailbox.put)
+            if not listed:
+                return
+            job.ended.add_done_callback(lambda _: mailbox.close())
+            crew = self.crews.engage(tool)
+            try:
+                self._submit(job, crew)
+                while (result := await _before(deadline, mailbox)) is not None:
+                    for ready in (result,) if order is None else order.put(result):
+                        yield ready
+                job.check()
+            finally:
+                await self._release(job, crew, options.cancel_grace)
 
     def _prepare(
         self,
         tool: Tool,
         items: list[Any],
         options: RunOptions,
-        on_results: Callable[[list[ItemResult]], None] | None,
+        report: ProgressCallback | None,
+        on_results: Callable[[list[ItemResult]], None] | None = None,
     ) -> Job:
         mergeable = tool.deterministic and options.seed is None
         merged = merge(keys_of(tool, items) if mergeable else [None] * len(items))
         costs = costs_of(tool, items)
+        if costs is not None:
+            costs = [costs[position] for position in merged.firsts]
         plan = BatchPlan(
-            None if costs is None else [costs[position] for position in merged.firsts],
+            costs,
             len(merged.firsts),
             max_batch=tool.max_batch,
             retries=self._retries,
@@ -129,7 +136,7 @@ class Workforce:
             items,
             merged,
             plan,
-            Reporter(options.progress, len(items), self._launcher.clock),
+            Reporter(report, len(items), costs or len(merged.firsts), self._launcher.clock),
             priority=options.priority,
             claims=ambient.claims.get(),
             seed=options.seed,
@@ -245,6 +252,11 @@ class Workforce:
         """Stop every worker, all at once; what still waits fails."""
         self._queues.clear()
         await self.crews.aclose()
+
+    @property
+    def timeline(self) -> Timeline:
+        """The runtime's timeline."""
+        return self._launcher.timeline
 
     def stats(self) -> PoolStats:
         """Return a snapshot of every worker and of the latest run."""
