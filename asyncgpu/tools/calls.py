@@ -54,6 +54,7 @@ class CallQueue:
         priority: int,
         max_batch: int | None,
         retries: int,
+        seconds_per_cost: float | None,
         clock: Callable[[], float],
     ) -> None:
         """Begin empty.
@@ -62,6 +63,7 @@ class CallQueue:
             priority: higher goes first.
             max_batch: the most items of one micro-batch; None: what fits the sizer's target.
             retries: how often an item may be run again after its worker died.
+            seconds_per_cost: as measured before; None: not known.
             clock: the loop's.
         """
         self.priority = priority
@@ -78,7 +80,7 @@ class CallQueue:
             max_batch=max_batch,
             target_seconds=_TARGET_SECONDS,
             grain_seconds=_GRAIN_SECONDS,
-            seconds_per_cost=None,
+            seconds_per_cost=seconds_per_cost,
         )
 
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 
 from ..errors import RequestError, WorkerDied
+from ..policy.batch import PlanStats
 from ..policy.station_state import StationState
 from .assignment import Assignment
 from .launcher import Launcher
@@ -50,6 +51,8 @@ class Crew:
         """
         self.tool = tool
         self.stations = [Station(slot, tool, launcher, self, acquire) for slot in range(seats)]
+        self.seconds_per_cost: float | None = None
+        """As the latest run measured it; None: nothing was measured yet."""
         self._works: list[Work] = []
         self._served: dict[Work, int] = {}
         self._ready: set[int] = set()
@@ -61,6 +64,14 @@ class Crew:
         self._pumping = False
 
     # --------------------------------------------------------------------------- work
+
+    def learn(self, run: PlanStats) -> None:
+        """Remember what a run has shown: its part in each slot, and how fast the tool is."""
+        for slot, part in run.slots.items():
+            self.stations[slot].steals += part.steals
+            self.stations[slot].retries += part.retries
+        if run.seconds_per_cost is not None:
+            self.seconds_per_cost = run.seconds_per_cost
 
     def submit(self, work: Work) -> None:
         """Serve `work` until it is finished; one that is served already has got more to do."""

@@ -68,7 +68,7 @@ class Workforce:
         self._queues: dict[tuple[Crew, int], CallQueue] = {}
         self._jobs: set[Job] = set()
         self._merged = 0
-        self._latest: Job | None = None
+        self._latest: tuple[float, float] | None = None  # not the job: it holds items and answers
 
     # -------------------------------------------------------------------------- batches
 
@@ -126,11 +126,13 @@ class Workforce:
         costs = costs_of(tool, items)
         if costs is not None:
             costs = [costs[position] for position in merged.firsts]
+        known = self.crews.find(tool)
         plan = BatchPlan(
             costs,
             len(merged.firsts),
             max_batch=tool.max_batch,
             retries=self._retries,
+            seconds_per_cost=known.seconds_per_cost if known is not None else None,
         )
         return Job(
             items,
@@ -153,10 +155,8 @@ class Workforce:
     async def _release(self, job: Job, crew: Crew, grace: float | None) -> None:
         """Leave nothing behind of a job that has ended, or that nobody waits for any more."""
         self._jobs.discard(job)
-        self._latest = job
-        for slot, part in job.plan.stats().slots.items():
-            crew.stations[slot].steals += part.steals
-            crew.stations[slot].retries += part.retries
+        self._latest = job.span or self._latest
+        crew.learn(job.plan.stats())
         for assignment in job.cancel():
             self._abandon(assignment, grace)
         crew.pump()
@@ -222,6 +222,7 @@ class Workforce:
                 priority=priority,
                 max_batch=crew.tool.max_batch,
                 retries=self._retries,
+                seconds_per_cost=crew.seconds_per_cost,
                 clock=self._launcher.clock,
             )
             self._queues[crew, priority] = queue
@@ -263,7 +264,7 @@ class Workforce:
         slots = [
             stats for crew in self.crews for stats in slot_stats(crew.tool.name, crew.stations)
         ]
-        makespan, lower_bound = (self._latest and self._latest.span) or (None, None)
+        makespan, lower_bound = self._latest or (None, None)
         return PoolStats(
             slots=tuple(slots),
             items=sum(slot.items for slot in slots),

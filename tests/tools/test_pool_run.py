@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from functools import partial
 
 import anyio
@@ -214,3 +216,17 @@ async def test_an_item_that_cannot_be_sent_fails_with_its_index(rt):
         answers = await pool.run(sample_tools.Echo(), [1, 2, unsendable, 3], on_error="collect")
         assert [answers[i] for i in (0, 1, 3)] == [1, 2, 3]
         assert isinstance(answers[2].error, asyncgpu.RequestError)
+
+
+async def test_a_finished_run_keeps_neither_items_nor_answers_alive(rt):
+    class Heavy:
+        def __reduce__(self):
+            return (bytes, (3,))
+
+    item = Heavy()
+    gone = weakref.ref(item)
+    async with ToolPool(1) as pool:
+        await pool.run(sample_tools.Echo(), [item])
+        del item
+        gc.collect()
+        assert gone() is None
