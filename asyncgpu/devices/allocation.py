@@ -109,21 +109,22 @@ class Allocation:
     @pinned.setter
     def pinned(self, pinned: bool) -> None:
         if pinned != self._pinned and not self._evicting and not self._released:
-            self._pinned = pinned
             self._tell(Pinned(self._id, pinned))
+            self._pinned = pinned
 
     def mark_busy(self) -> bool:
         """Begin a call; False: too late, the owner is being evicted or the allocation is over."""
         if self._evicting or self._released:
             return False
         if self._idle or not self._started:
-            self._idle, self._started = False, True
             self._tell(BecameBusy(self._id))
+            self._idle, self._started = False, True
         return True
 
     def mark_idle(self) -> None:
         """End a call, or the start: from now on the owner may be evicted, unless pinned."""
         if not (self._idle or self._evicting or self._released):
+            # Marked first: the answer may be to evict it at once.
             self._idle = self._started = True
             self._tell(BecameIdle(self._id))
 

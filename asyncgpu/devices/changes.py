@@ -42,14 +42,7 @@ def describe(
     elif kind:
         yield _change(now, kind, allocations[input.claim], "")
     for action in actions:
-        match action:
-            case Grant():
-                kind = "granted"
-            case Reject():
-                kind = "rejected"
-            case Evict():
-                kind = "evicting"
-        yield _change(now, kind, allocations[action.claim], action.reason)
+        yield _change(now, _KINDS[type(action)], allocations[action.claim], action.reason)
 
 
 def _kind(input: DeviceInput, actions: Sequence[DeviceAction]) -> str:
@@ -63,7 +56,10 @@ def _kind(input: DeviceInput, actions: Sequence[DeviceAction]) -> str:
             return _KINDS[type(input)]
 
 
-_KINDS: Mapping[type[DeviceInput], str] = {
+_KINDS: Mapping[type[DeviceInput | DeviceAction], str] = {
+    Grant: "granted",
+    Reject: "rejected",
+    Evict: "evicting",
     Cancelled: "cancelled",
     Released: "released",
     BecameIdle: "idle",

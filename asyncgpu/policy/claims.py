@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ..errors import InvalidTransition
 from .device_inputs import ClaimKind, Requested, Shape
+from .qos import QoSPolicy
 from .waiting import WaitQueue
 
 __all__ = ["NOBODY", "TRANSITIONS", "Claim", "ClaimState", "Journal", "JournalEntry", "Step"]
@@ -139,40 +140,38 @@ class Claim:
         "devices",
         "granted_after",
         "hands",
-        "held",
         "id",
         "last_used",
         "nested_in",
-        "number",
         "on_agenda",
         "order",
-        "owner",
         "pinned",
-        "qos",
         "queue",
+        "request",
         "shape",
         "since",
         "state",
         "turn",
     )
 
+    last_used: float
+    """Seconds: when its latest call ended, or when it was granted. Not set before that."""
+    turn: int
+    """Counts the moments at which `last_used` was set: clocks may stand still in between."""
+    granted_after: int
+    """The number of the latest arrival when it was granted."""
+
     def __init__(self, request: Requested, number: int, key: float, now: float) -> None:
         """Begin to wait; `number` counts arrivals, `key` is its waiting key."""
         self.id = request.claim
+        self.request = request
         self.shape: Shape = request.shape
-        self.qos = request.qos
-        self.held = request.held
-        self.owner = request.owner
-        self.number = number
+        if request.shape.preempts is not None:
+            self.shape = request.shape._replace(preempts_until=number)
         self.order = (key, number)
         self.state = ClaimState.WAITING
         self.since = now
         """Seconds: when it arrived, later when it was granted."""
-        self.last_used = now
-        self.turn = 0
-        """Counts the moments at which `last_used` was set: clocks may stand still in between."""
-        self.granted_after = number
-        """The number of the latest arrival when it was granted."""
         self.pinned = False
         self.devices: tuple[int, ...] = ()
         """Logical indices it holds or is promised."""
@@ -186,6 +185,21 @@ class Claim:
         """The leases of the same asker in which it was granted, and those they were nested in."""
         self.queue: WaitQueue[Claim] | None = None
         self.on_agenda = False
+
+    @property
+    def number(self) -> int:
+        """The number of its arrival."""
+        return self.order[1]
+
+    @property
+    def owner(self) -> str:
+        """Whose it is, for people."""
+        return self.request.owner
+
+    @property
+    def qos(self) -> QoSPolicy:
+        """Its class."""
+        return self.request.qos
 
     def charge(self, index: int) -> int:
         """Return the bytes reserved for it on device `index`."""

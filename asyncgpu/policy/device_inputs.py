@@ -57,6 +57,8 @@ class Shape(NamedTuple):
     """At most one claim of a group stands on a device; None: no group."""
     preempts: QoSPolicy | None = None
     """Running residents of this class and below may be its victims; None: only idle ones."""
+    preempts_until: int = 0
+    """Only those that were running when so many requests had come; the table fills it in."""
 
 
 @dataclass(slots=True)

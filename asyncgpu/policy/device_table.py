@@ -115,10 +115,6 @@ class DeviceTable:
         """Return the claim of that number; None: there is none, or it is gone. Read only."""
         return self._claims.get(id)
 
-    def claims(self) -> Iterator[Claim]:
-        """Yield every living claim in the order of arrival."""
-        return iter(self._claims.values())
-
     def devices(self) -> Iterator[Device]:
         """Yield every device by index. Read only."""
         return iter(self.occupancy.devices.values())
@@ -161,7 +157,7 @@ class DeviceTable:
         line = room.find(claim.shape)
         # If somebody of this shape waits, it is feasible.
         reason = None if line is not None else why_infeasible(claim.shape, self.occupancy)
-        if (reason is None and not claim.held) or not self._decided_at_once(claim, reason, now):
+        if (reason is None and not input.held) or not self._decided_at_once(claim, reason, now):
             self._serving.enqueue(claim, line or room.line(claim.shape))
 
     def _decided_at_once(self, claim: Claim, reason: str | None, now: float) -> bool:
@@ -170,8 +166,7 @@ class DeviceTable:
         An asker whose own lease is all that is in the way may reuse that lease.
         """
         if reason is None:
-            held = [self._claims[held] for held in claim.held if held in self._claims]
-            own = sorted((c for c in held if c.state.granted), key=lambda c: c.number)
+            own = self._own(claim)
             way = without_waiting_for_oneself(claim.shape, self.occupancy, own)
             if isinstance(way, Mapping):
                 self._reuse(claim, way)
@@ -183,6 +178,16 @@ class DeviceTable:
         del self._claims[claim.id]
         self._serving.actions.append(Reject(claim.id, reason))
         return True
+
+    def _own(self, claim: Claim) -> list[Claim]:
+        """Return what its asker holds, the innermost last.
+
+        Who lives in a lease waits for that lease's holder, so that one's claims count too.
+        """
+        held = [self._claims[id_] for id_ in claim.request.held if id_ in self._claims]
+        around = {id_ for each in held for id_ in each.nested_in}
+        everything = {*held, *(self._claims[id_] for id_ in around if id_ in self._claims)}
+        return sorted((c for c in everything if c.state.granted), key=lambda c: c.number)
 
     def _reuse(self, claim: Claim, leases: Mapping[int, Claim]) -> None:
         for lease in leases.values():

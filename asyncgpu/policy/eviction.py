@@ -89,7 +89,7 @@ class Victims:
             and c.shape.kind is ClaimKind.RESIDENT
             and not c.pinned
             and c.qos.rank >= least.rank
-            and c.granted_after < claim.number
+            and c.granted_after < claim.shape.preempts_until
         }
         yield from sorted(running.values(), key=lambda c: (-c.qos.rank, *c.recency))
 

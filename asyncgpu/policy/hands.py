@@ -75,9 +75,10 @@ class Hands:
         """
         shape = claim.shape
         wanted = [device.index for device in in_reach if _goes_before(claim, device)]
-        for device in self._occupancy.enterable(shape):
+        for rank in self._occupancy.ranks(shape):
             if len(wanted) == shape.spec.count:
                 break
+            device = self._occupancy.devices[rank[2]]
             if (
                 device.index not in wanted
                 and _goes_before(claim, device)

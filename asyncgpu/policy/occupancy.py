@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from .claims import Claim, ClaimState
 from .device_inputs import ClaimKind, Shape
 
-__all__ = ["Device", "Occupancy"]
+__all__ = ["Device", "Occupancy", "Rank"]
 
-_Rank = tuple[int, int, int]
+Rank = tuple[int, int, int]
+"""Sorts open devices; the last is the index. With packing: most free bytes, then fewest holders.
+Without: fewest holders, of which only contexts can be; the second is 0."""
 
 
 class Device:
@@ -42,7 +44,7 @@ class Device:
         """The first waiter that keeps later ones from it."""
         self.crowded = False
         """Packing was switched off while several stood here; they may stay."""
-        self.rank: _Rank | None = None
+        self.rank: Rank | None = None
         """Its place among the open devices; None: nobody new can be placed here now."""
 
     @property
@@ -63,7 +65,7 @@ class Occupancy:
         """Know the devices by logical index; `capacities` are bytes. None is managed yet."""
         self.devices = {index: Device(index, capacities[index]) for index in sorted(capacities)}
         self.packing = False
-        self.open: list[_Rank] = []
+        self.open: list[Rank] = []
         """The devices that somebody could be placed on now, best first: (..., ..., index)."""
         self._capacities: list[int] = []
 
@@ -111,20 +113,13 @@ class Occupancy:
         for index in claim.devices:
             self.refresh(self.devices[index])
 
-    def roomy(self, shape: Shape) -> Iterator[Device]:
-        """Yield the devices that may have room for one more of `shape`, best first."""
-        for rank in self._ranks(shape):
-            if self.packing:
-                if -rank[0] < (shape.vram or 0):
-                    return
-            elif rank[0] and shape.kind is not ClaimKind.CONTEXT:
-                return
-            yield self.devices[rank[2]]
-
-    def enterable(self, shape: Shape) -> Iterator[Device]:
-        """Yield the devices that somebody may still enter, if not `shape`, best first."""
-        for rank in self._ranks(shape):
-            yield self.devices[rank[2]]
+    def ranks(self, shape: Shape) -> Iterable[Rank]:
+        """Return the open devices that `shape` asks about, best first."""
+        named = shape.spec.indices or shape.among
+        if named is None:
+            return self.open
+        ranks = (self.devices[i].rank for i in named if i in self.devices)
+        return sorted(rank for rank in ranks if rank is not None)
 
     def refresh(self, device: Device) -> None:
         """Recount the bytes of `device` and put it in its place among the open ones."""
@@ -140,7 +135,7 @@ class Occupancy:
                 present += claim.charge(device.index)
         device.present = present
         device.peak = max(present, _peak(device)) if promised else present
-        rank: _Rank | None
+        rank: Rank | None
         if not device.managed or (exclusive and not self.packing):
             rank = None
         elif self.packing:
@@ -153,13 +148,6 @@ class Occupancy:
             if rank is not None:
                 insort(self.open, rank)
             device.rank = rank
-
-    def _ranks(self, shape: Shape) -> Iterable[_Rank]:
-        named = shape.spec.indices or shape.among
-        if named is None:
-            return self.open
-        ranks = (self.devices[i].rank for i in named if i in self.devices)
-        return sorted(rank for rank in ranks if rank is not None)
 
     @staticmethod
     def _uncover(lease: Claim, device: Device) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from .claims import Claim, ClaimState
 from .device_inputs import ClaimKind, Shape
 from .device_spec import DeviceChoice
-from .occupancy import Device, Occupancy
+from .occupancy import Device, Occupancy, Rank
 
 __all__ = [
     "admits",
@@ -106,10 +106,20 @@ def free_devices(claim: Claim, occupancy: Occupancy) -> list[Device]:
             and admits(device, shape, packing=packing)
         ]
     found: list[Device] = []
-    for device in occupancy.roomy(shape):
+    for rank in occupancy.ranks(shape):
+        if not _may_offer(rank, shape, packing=packing):
+            break
+        device = occupancy.devices[rank[2]]
         kept = device.earmark is not None and is_kept_from(device, claim)
         if not kept and admits(device, shape, packing=packing):
             found.append(device)
             if len(found) == shape.spec.count:
                 break
     return found
+
+
+def _may_offer(rank: Rank, shape: Shape, *, packing: bool) -> bool:
+    """Return whether a device of that rank may have room; if not, none after it has."""
+    if packing:
+        return -rank[0] >= (shape.vram or 0)
+    return rank[0] == 0 or shape.kind is ClaimKind.CONTEXT

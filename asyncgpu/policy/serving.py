@@ -125,7 +125,9 @@ class Serving:
 
     def _serve(self, claim: Claim, line: Line[Claim]) -> None:
         """Grant the claim, or promise it devices, or keep later waiters from what it needs."""
-        if line.waiting.head is not claim or not (claim.hands or self._anything_for(line)):
+        if line.waiting.head is not claim:
+            return
+        if not (claim.hands or self._occupancy.open or self.victims.exist_for(claim.shape)):
             return
         count = claim.shape.spec.count
         free = free_devices(claim, self._occupancy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from .device_inputs import Shape
@@ -89,6 +89,7 @@ class WaitingRoom(Generic[W]):
     def __init__(self) -> None:
         self._lines: dict[Shape, Line[W]] = {}
         self._any: dict[Shape, Line[W]] = {}
+        self._choosy = 0
         self._exact: dict[int, dict[Shape, Line[W]]] = {}
 
     def find(self, shape: Shape) -> Line[W] | None:
@@ -102,6 +103,7 @@ class WaitingRoom(Generic[W]):
             line = self._lines[shape] = Line(shape)
             if not shape.spec.indices:
                 self._any[shape] = line
+                self._choosy += shape.among is not None
             for index in shape.spec.indices:
                 self._exact.setdefault(index, {})[shape] = line
         return line
@@ -112,17 +114,20 @@ class WaitingRoom(Generic[W]):
         del self._lines[shape]
         if not shape.spec.indices:
             del self._any[shape]
+            self._choosy -= shape.among is not None
         for index in shape.spec.indices:
             del self._exact[index][shape]
             if not self._exact[index]:
                 del self._exact[index]
 
-    def interested(self, index: int) -> Sequence[Line[W]]:
+    def interested(self, index: int) -> Collection[Line[W]]:
         """Return the lines that might use device `index`."""
+        exact = self._exact.get(index)
+        if exact is None and not self._choosy:
+            return self._any.values()
         lines = [
             line for shape, line in self._any.items() if shape.among is None or index in shape.among
         ]
-        exact = self._exact.get(index)
         if exact is not None:
             lines += exact.values()
         return lines

@@ -18,6 +18,7 @@ import mmap
 import os
 import weakref
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cached_property, lru_cache
 from typing import Any
@@ -113,7 +114,10 @@ class ReceiveArena:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._capacity = os.fstat(descriptor).st_size
-        self._held: dict[int, _Lease] = {}
+        self._leases: dict[int, _Lease] = {}
+        self._held = 0
+        # Objects may die in any thread and at any moment: what that changes, changes atomically.
+        self._ended: deque[int] = deque()
         self._done: deque[int] = deque()
 
     @cached_property
@@ -127,11 +131,13 @@ class ReceiveArena:
     @property
     def held(self) -> int:
         """Bytes used in place by objects that are still alive."""
-        return sum(lease.block.size for lease in list(self._held.values()))
+        while self._ended:
+            self._held -= self._ended.popleft()
+        return self._held
 
     def take(self, block: Block) -> bytearray | memoryview:
         """Return the block's content as writable memory that stays valid while it is referenced."""
-        if block.size < _IN_PLACE or self.held + block.size > self._capacity // 2:
+        if self._is_copied(block, self.held):
             try:
                 return bytearray(self.peek(block))
             finally:
@@ -139,8 +145,20 @@ class ReceiveArena:
         self._check(block)
         # Not a memoryview: one made from another shares its memory without keeping it alive.
         memory = _bytes_type(block.size).from_buffer(self._map, block.offset)
-        self._held[block.offset] = _Lease(memory, self, block)
+        self._leases[block.offset] = _Lease(memory, self, block)
+        self._held += block.size
         return memoryview(memory).cast("B")
+
+    def to_copy(self, memories: Iterable[Block | bytearray]) -> int:
+        """Return how many bytes `take` would copy, if it were asked for all of these."""
+        held, copied = self.held, 0
+        for block in memories:
+            if isinstance(block, Block):
+                if self._is_copied(block, held):
+                    copied += block.size
+                else:
+                    held += block.size
+        return copied
 
     def peek(self, block: Block) -> memoryview:
         """Return the block itself, valid until `drop`."""
@@ -168,13 +186,13 @@ class ReceiveArena:
 
         What is still used in place keeps the mapping, but only its own pages of memory.
         """
-        if self._held and hasattr(mmap, "MADV_REMOVE"):
+        if self._leases and hasattr(mmap, "MADV_REMOVE"):
             self._keep_only_held()
         _unmap(self)
 
     def _keep_only_held(self) -> None:
         position = 0
-        for block in sorted(lease.block for lease in list(self._held.values())):
+        for block in sorted(lease.block for lease in list(self._leases.values())):
             self._punch(position, block.offset)
             position = -(-(block.offset + block.size) // mmap.PAGESIZE) * mmap.PAGESIZE
         self._punch(position, self._capacity)
@@ -182,6 +200,9 @@ class ReceiveArena:
     def _punch(self, start: int, end: int) -> None:
         if end > start:
             self._map.madvise(mmap.MADV_REMOVE, start, end - start)
+
+    def _is_copied(self, block: Block, held: int) -> bool:
+        return block.size < _IN_PLACE or held + block.size > self._capacity // 2
 
     def _check(self, block: Block) -> None:
         if block.offset + block.size > self._capacity:
@@ -210,7 +231,8 @@ def _end_lease(lease: Any) -> None:
     # Runs wherever the last reference happens to die, in any thread: only atomic steps here.
     arena = lease.arena()
     if arena is not None:
-        arena._held.pop(lease.block.offset, None)
+        arena._leases.pop(lease.block.offset, None)
+        arena._ended.append(lease.block.size)
         arena._done.append(lease.block.offset)
 
 

@@ -21,37 +21,32 @@ from ..errors import InvalidRequest, WorkerDied, WorkerError
 from ..ports import Codec, Reply, WorkerSpec, WorkerStatistics
 from ..promise import Promise, new_promise, resolve
 from .conveyor import Conveyor
-from .exchange import Exchange, Parcel
-from .failure import to_tool_failed, unreadable
-from .handshake import GREETING, Setup
+from .exchange import Exchange
+from .handshake import GREETING
 from .lane import Lane
+from .outbox import HEAVY, Outbox
 from .output import Output
 from .reactor import running_reactor
-from .spawn import WorkerProcess
+from .replies import read_reply
 from .wire import Block, Frame, Kind, WireError, encode
+from .worker_process import WorkerProcess
 
 __all__ = ["ProcessChannel"]
 
 log = logging.getLogger("asyncgpu.workers")
 
-# More than this is copied, or unpickled, in a thread: about a tenth of a millisecond of copying.
-_HEAVY = 1 << 20
-
 
 class ProcessChannel:
     """A worker process; implements `WorkerChannel`. Belongs to the event loop that started it."""
 
-    def __init__(
-        self, spec: WorkerSpec, process: WorkerProcess, codecs: Sequence[Codec], setup: Setup
-    ) -> None:
+    def __init__(self, spec: WorkerSpec, process: WorkerProcess, codecs: Sequence[Codec]) -> None:
         self._spec = spec
         self._process = process
         self._tool = spec.name
         self._reactor = running_reactor()
         ends = process.ends
         self._exchange = Exchange(ends.outbound, ends.inbound, codecs)
-        self._sending = Conveyor(self._reactor, f"asyncgpu-send {spec.name}")
-        self._receiving = Conveyor(self._reactor, f"asyncgpu-receive {spec.name}")
+        self._replies = Conveyor(self._reactor, f"asyncgpu-receive {spec.name}")
         self._requests = itertools.count(1)
         self._pending: dict[int, Promise[Any]] = {}
         self._exit_callbacks: list[Callable[[Exception], None]] = []
@@ -62,9 +57,12 @@ class ProcessChannel:
         self._output = Output(self._reactor, spec.name, ends.stdout, ends.stderr)
         self._work = Lane(self._reactor, ends.work, self._on_work, self._on_end)
         self._control = Lane(self._reactor, ends.control, self._on_control, self._on_end)
+        self._outbox = Outbox(
+            self._reactor, spec.name, self._exchange, self._work, on_failed=self._refuse
+        )
         process.watch(self._reactor, self._on_process_exit)
         # The worker reads this after its hello; sent ahead, it costs no round trip.
-        self._work.write(encode(Kind.SETUP, 0, pickle.dumps(setup, 5)))
+        self._work.write(encode(Kind.SETUP, 0, pickle.dumps(process.setup, 5)))
 
     # -------------------------------------------------------------------- what it is
 
@@ -191,19 +189,16 @@ class ProcessChannel:
         self._work.drain()
         self._control.drain()
         # Behind the copies and replies that are still under way, so that each gets its answer.
-        nothing = partial(int, 0)
-        self._sending.put(
-            nothing,
-            lambda _: self._receiving.put(nothing, lambda _: self._finish(), heavy=False),
-            heavy=False,
+        self._outbox.after_all(
+            lambda: self._replies.put(int, lambda _: self._finish(), heavy=False)
         )
 
     def _finish(self) -> None:
-        self._output.close()
+        _guarded(self._output.close)
         self._work.close()
         self._control.close()
-        self._sending.close()
-        self._receiving.close()
+        self._outbox.close()
+        self._replies.close()
         self._exchange.close()
         self._process.ends.close_files()
         self._exited.set()
@@ -227,37 +222,20 @@ class ProcessChannel:
         # A busy worker will not look at a new request before this turn of the loop has ended.
         soon = bool(self._pending)
         request = next(self._requests)
+        promise = self._expect(request)
         if self._ending:
-            return _answered(Reply(error=self._died()))
-        try:
-            packed = self._exchange.pack(kind, request, value)
-        except Exception as error:  # noqa: BLE001 - picklers raise anything
-            refused = InvalidRequest(f"cannot be sent to worker {self.name!r}: {error}")
-            refused.__cause__ = error
-            return _answered(Reply(error=refused))
-        if isinstance(packed, Parcel) or self._sending.under_way:
-            promise = self._expect(request)
-            self._send_in_order(request, packed)
-            return promise
-        # Sent first: the worker wakes up while the promise is made.
-        if soon or not self._exchange.inbound.any_done:
-            self._work.write(packed, soon=soon)
+            self._settle(request, Reply(error=self._died()))
         else:
-            self._work.write_pieces([*self._exchange.releases(), packed])
-        return self._expect(request)
+            try:
+                self._outbox.send(kind, request, value, soon=soon)
+            except Exception as error:  # noqa: BLE001 - picklers raise anything
+                self._refuse(request, error)
+        return promise
 
-    def _send_in_order(self, request: int, packed: bytes | Parcel) -> None:
-        bulk = packed.bulk if isinstance(packed, Parcel) else 0
-        self._sending.put(
-            partial(_copy, packed), partial(self._on_copied, request, packed), heavy=bulk > _HEAVY
-        )
-
-    def _on_copied(self, request: int, packed: bytes | Parcel, error: Exception | None) -> None:
-        if error is not None:
-            self._settle(request, Reply(error=InvalidRequest(f"cannot be sent: {error}")))
-        else:
-            pieces = packed.pieces if isinstance(packed, Parcel) else [packed]
-            self._work.write_pieces([*self._exchange.releases(), *pieces])
+    def _refuse(self, request: int, cause: Exception) -> None:
+        error = InvalidRequest(f"cannot be sent to worker {self.name!r}: {cause}")
+        error.__cause__ = cause
+        self._settle(request, Reply(error=error))
 
     # -------------------------------------------------------------------- receiving
 
@@ -266,12 +244,16 @@ class ProcessChannel:
             self._exchange.on_release(frame)
         elif frame.kind == Kind.HELLO:
             resolve(self._hello, bytes(cast("memoryview", frame.body)))
-        elif type(frame.body) is not Block and not self._receiving.under_way:
-            self._settle(frame.request, self._read(frame))
+        elif (
+            not frame.attachments and type(frame.body) is not Block and not self._replies.under_way
+        ):
+            self._settle(frame.request, read_reply(self._exchange, self._tool, frame))
         else:
-            heavy = isinstance(frame.body, Block) and frame.body.size > _HEAVY
-            job, settle = partial(self._read, frame), partial(self._settle, frame.request)
-            self._receiving.put(job, settle, heavy=heavy)
+            self._replies.put(
+                partial(read_reply, self._exchange, self._tool, frame),
+                partial(self._settle, frame.request),
+                heavy=self._exchange.weigh(frame) > HEAVY,
+            )
 
     def _on_control(self, frame: Frame) -> None:
         value = pickle.loads(cast("memoryview", frame.body))
@@ -283,18 +265,6 @@ class ProcessChannel:
             for callback in self._progress_callbacks:
                 callback(promise, *value)
 
-    def _read(self, frame: Frame) -> Reply:
-        """Return the reply a frame holds. Never raises; may run in a thread."""
-        if frame.kind == Kind.SKIPPED:
-            return Reply(error=WorkerError(f"{self._tool}: cancelled before it started"))
-        try:
-            seconds, value = self._exchange.unpack(frame)
-        except Exception as error:  # noqa: BLE001 - somebody else's __setstate__, a missing module
-            return Reply(error=unreadable(self._tool, error))
-        if frame.kind == Kind.FAILED:
-            return Reply(error=to_tool_failed(self._tool, value), seconds=seconds)
-        return Reply(value, None, seconds)
-
     def _settle(self, request: int, reply: Reply) -> None:
         promise = self._pending.pop(request, None)
         if promise is not None:
@@ -305,24 +275,9 @@ class ProcessChannel:
             self._control.write_pieces(self._exchange.releases())
 
 
-def _answered(reply: Reply) -> Promise[Reply]:
-    promise: Promise[Reply] = new_promise()
-    resolve(promise, reply)
-    return promise
-
-
 def _guarded(callback: Callable[..., None], *arguments: Any) -> None:
     """Call somebody's callback; its failure must not cost the others theirs."""
     try:
         callback(*arguments)
     except Exception:
         log.exception("a worker's callback failed")
-
-
-def _copy(packed: bytes | Parcel) -> Exception | None:
-    try:
-        if isinstance(packed, Parcel):
-            packed.copy()
-    except Exception as error:  # noqa: BLE001 - a full disk, where there is no memfd
-        return error
-    return None

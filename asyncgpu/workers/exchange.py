@@ -93,6 +93,11 @@ class Exchange:
         finally:
             self.inbound.drop(body)
 
+    def weigh(self, frame: Frame) -> int:
+        """Return how many bytes `unpack` would have to copy or to unpickle."""
+        size = frame.body.size if isinstance(frame.body, Block) else len(frame.body)
+        return size + self.inbound.to_copy(frame.attachments)
+
     def discard(self, frame: Frame) -> None:
         """Be done with a frame whose value nobody wants."""
         for memory in (frame.body, *frame.attachments):

@@ -20,7 +20,7 @@ class ImportState(NamedTuple):
 
     path: list[str]
     files: dict[str, str]
-    """Source files of modules outside the interpreter's own folders, by the modules' names."""
+    """Source files of modules outside the interpreter's libraries, by the modules' names."""
     argv: list[str]
 
     @classmethod
@@ -28,18 +28,18 @@ class ImportState(NamedTuple):
         """Describe the running program."""
         from pathlib import Path
 
-        cwd = str(Path.cwd())
-        found = ((name, _source_file(module)) for name, module in tuple(sys.modules.items()))
-        files = {
-            name: file
-            for name, file in found
-            if file is not None and not _is_interpreters(file) and name != "__main__"
-        }
+        cwd, libraries = str(Path.cwd()), _library_folders()
+        files = {}
+        for name, module in tuple(sys.modules.items()):
+            file = _source_file(module)
+            if file is not None and not file.startswith(libraries) and name != "__main__":
+                files[name] = file
         return cls([entry or cwd for entry in sys.path], files, list(sys.argv))
 
     def for_other_interpreter(self) -> ImportState:
         """Return the part that makes sense to it: not the libraries of this one."""
-        path = [entry for entry in self.path if not _is_interpreters(entry)]
+        libraries = _library_folders()
+        path = [entry for entry in self.path if not f"{entry}/".startswith(libraries)]
         return ImportState(path, self.files, self.argv)
 
     def adopt(self, *, same_interpreter: bool) -> None:
@@ -84,5 +84,9 @@ def _source_file(module: ModuleType) -> str | None:
     return file if isinstance(file, str) and file.endswith(".py") else None
 
 
-def _is_interpreters(place: str) -> bool:
-    return f"{place}/".startswith((f"{sys.prefix}/", f"{sys.base_prefix}/"))
+def _library_folders() -> tuple[str, ...]:
+    """Where this interpreter keeps its own modules and those installed for it."""
+    import sysconfig
+
+    paths = sysconfig.get_paths()
+    return tuple(f"{paths[kind]}/" for kind in ("stdlib", "platstdlib", "purelib", "platlib"))

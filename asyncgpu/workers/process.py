@@ -9,10 +9,9 @@ import anyio
 from ..errors import WorkerError, WorkerStartTimeout
 from ..ports import WorkerSpec
 from .channel import ProcessChannel
-from .handshake import Setup
-from .imports import ImportState
+from .launch import Launch
 from .pickling import find_codecs
-from .spawn import WorkerProcess, is_own_interpreter, launch
+from .worker_process import WorkerProcess
 
 __all__ = ["ProcessTransport"]
 
@@ -35,6 +34,7 @@ class ProcessTransport:
         self._arena_bytes = arena_bytes
         self._channels: set[ProcessChannel] = set()
         self._starts: set[anyio.Event] = set()
+        self._launches: set[Launch] = set()
         self._closed = False
 
     async def start(self, spec: WorkerSpec) -> ProcessChannel:
@@ -63,14 +63,18 @@ class ProcessTransport:
                 await _end(channel)
             for start in tuple(self._starts):
                 await start.wait()
+            for launch in self._launches:
+                await anyio.to_thread.run_sync(launch.over.wait)
 
     async def _start(self, spec: WorkerSpec) -> ProcessChannel:
         deadline = anyio.current_time() + spec.start_timeout
         try:
-            process = await launch(spec, self._arena_bytes)
+            process = await self._launch(spec)
         except OSError as error:
             raise WorkerError(f"worker {spec.name!r} cannot be started: {error}") from error
-        channel = self._open(spec, process)
+        channel = ProcessChannel(spec, process, find_codecs(self._codecs))
+        self._channels.add(channel)
+        channel.on_exit(lambda _: self._channels.discard(channel))
         try:
             if self._closed:
                 raise WorkerError(f"worker {spec.name!r}: the transport is closed")
@@ -85,16 +89,11 @@ class ProcessTransport:
             await _end(channel)
             raise
 
-    def _open(self, spec: WorkerSpec, process: WorkerProcess) -> ProcessChannel:
-        own = is_own_interpreter(spec)
-        imports = ImportState.of_this_process()
-        setup = Setup(
-            spec.name, imports if own else imports.for_other_interpreter(), own, self._codecs
-        )
-        channel = ProcessChannel(spec, process, find_codecs(self._codecs), setup)
-        self._channels.add(channel)
-        channel.on_exit(lambda _: self._channels.discard(channel))
-        return channel
+    async def _launch(self, spec: WorkerSpec) -> WorkerProcess:
+        launch = Launch(spec, self._codecs, self._arena_bytes)
+        # Kept until its thread is over, which may be after the start was cancelled.
+        self._launches = {other for other in self._launches if not other.over.is_set()} | {launch}
+        return await launch.start()
 
 
 async def _end(channel: ProcessChannel) -> None:

@@ -47,7 +47,7 @@ async def test_the_cpu_is_never_waited_for_and_excludes_nobody(manage, owner):
         allocations = [await manager.acquire("cpu", owner=owner()) for _ in range(3)]
         assert [a.devices for a in allocations] == [("cpu",)] * 3
         assert [a.indices for a in allocations] == [()] * 3
-        assert all(a.mark_busy() for a in allocations)
+        assert all(a.mark_busy() for a in allocations * 2)
         for allocation in allocations:
             allocation.mark_idle()
             allocation.release()
@@ -76,6 +76,19 @@ async def test_a_lease_is_held_for_its_block_and_waited_for_fairly(manage, askin
         for each in (first, *waiting):
             await each()
         assert order == [(name, "cuda:0") for name in ("first", "a", "b", "c")]
+
+
+async def test_leases_and_allocations_say_what_they_are(manage, owner):
+    async with manage(2) as manager:
+        async with manager.lease("cudax2") as lease:
+            assert repr(lease) == f"<Lease {lease.id} on cuda:0,cuda:1>"
+            assert (lease.device, lease.indices) == ("cuda:0", (0, 1))
+        allocation = await manager.acquire("cuda:1", owner=owner("me"))
+        name = f"Allocation {allocation.id} of 'me' on cuda:1"
+        assert repr(allocation) == f"<{name} (held)>"
+        assert (allocation.name, allocation.owner.name) == ("me", "me")
+        allocation.release()
+        assert repr(allocation) == f"<{name} (released)>"
 
 
 async def test_a_lease_ends_with_an_exception_in_its_block(manage):

@@ -91,6 +91,11 @@ def test_a_spec_is_frozen():
         parse_device("cuda").count = 2
 
 
+@pytest.mark.parametrize("text", ["cpu", "cuda", "cudax2", "cuda:0", "cuda:1,cuda:0"])
+def test_a_spec_says_itself(text):
+    assert str(parse_device(text)) == text
+
+
 def test_devices_are_named_for_people():
     assert device_names(()) == "cpu"
     assert device_names((1, 0)) == "cuda:1,cuda:0"
@@ -112,8 +117,10 @@ def test_managed_devices_in_ascending_order(text, indices):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", ",", "0,", ",0", "0,,1", "CUDA:0", "cuda:", "cuda", "-1", "cuda:-1", "0;1", "a"]
-    + ["0,0", "0,cuda:0", "+1", "1.0", "0x1", "9" * 5000, "\u0661", None, 1],
+    [
+        *["", " ", ",", "0,", ",0", "0,,1", "CUDA:0", "cuda:", "cuda", "-1", "cuda:-1", "0;1", "a"],
+        *["0,0", "0,cuda:0", "+1", "1.0", "0x1", "9" * 5000, "\u0661", None, 1],
+    ],
 )
 def test_other_lists_of_managed_devices_are_refused(text):
     with pytest.raises(InvalidDevice, match="not a list of devices"):

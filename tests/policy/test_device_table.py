@@ -258,6 +258,15 @@ def test_an_earlier_key_takes_over_what_a_later_one_kept():
     assert desk.tell(Released(4)) == [Grant(pair, (0, 1), "free")]
 
 
+def test_an_earlier_key_of_the_same_shape_takes_over_too():
+    desk = Desk(2)
+    desk.get("cuda:0")
+    first, second = (desk.ask("cudax2", qos=qos)[0] for qos in list(QoSPolicy)[1:])
+    assert desk.table.claim(first).hands == (1,)
+    third, _ = desk.ask("cudax2", qos=QoSPolicy.GUARANTEED)
+    assert [desk.table.claim(c).hands for c in (first, second, third)] == [(), (), (1,)]
+
+
 def test_a_context_that_reserves_nothing_passes_those_that_wait_for_memory_but_no_lease():
     desk = Desk(1)
     desk.get("cuda:0", ClaimKind.CONTEXT, vram=6)
@@ -349,6 +358,32 @@ def test_a_lease_that_declares_nothing_lends_what_is_free():
     assert desk.ask("cuda:0", vram=1, group="g", held=[outer])[1] == []
 
 
+def test_a_lease_that_declares_nothing_lends_only_what_is_free():
+    desk = Desk(1, packing=True)
+    outer = desk.get("cuda:0")
+    desk.get("cuda:0", ClaimKind.RESIDENT, vram=5)
+    inner = desk.get("cuda:0", ClaimKind.CONTEXT, vram=3, held=[outer])
+    assert desk.devices(inner) == (0,)
+    _, [reject] = desk.ask("cuda:0", ClaimKind.CONTEXT, vram=1, held=[outer])
+    assert "would wait for itself" in reject.reason
+
+
+def test_nobody_is_let_in_beside_a_stranger_that_declares_nothing():
+    desk = Desk(1, packing=True)
+    outer = desk.get("cuda:0", vram=6)
+    desk.get("cuda:0")
+    _, [reject] = desk.ask("cuda:0", ClaimKind.CONTEXT, vram=3, held=[outer])
+    assert "would wait for itself" in reject.reason
+
+
+def test_who_lives_in_a_lease_does_not_wait_for_it_either():
+    desk = Desk(1)
+    outer = desk.get("cuda")
+    inner = desk.get("cuda", ClaimKind.RESIDENT, held=[outer])
+    desk.tell(BecameBusy(inner))
+    assert desk.get("cuda", held=[inner])
+
+
 def test_nobody_is_let_in_beside_strangers_who_could_not_bear_him():
     desk = Desk(1, packing=True)
     outer = desk.get("cuda:0", vram=2)
@@ -438,10 +473,8 @@ def test_a_promise_is_made_anew_when_the_configuration_changes():
     assert evict.claim == victim
     assert desk.tell(Configured((1,), False, RESTART)) == []
     assert desk.state(claim) is ClaimState.WAITING
-    assert desk.tell(Configured((0, 1), True, RESTART)) == [
-        Grant(claim, (1,), "free"),
-    ]
-    desk.tell(Evicted(victim))
+    assert desk.tell(Configured((0, 1), False, RESTART)) == []
+    assert desk.tell(Evicted(victim)) == [Grant(claim, (0,), "its evictions are over")]
 
 
 @pytest.mark.parametrize(
@@ -475,13 +508,13 @@ def test_an_impossible_step_raises_with_the_story_and_changes_nothing():
     assert "idle is impossible in claim 1 idle" in str(caught.value)
     desk.table.check_invariants()
     assert desk.state(claim) is ClaimState.IDLE
-    for input in (Evicted(claim), Cancelled(claim)):
+    for impossible in (Evicted(claim), Cancelled(claim)):
         with pytest.raises(InvalidTransition):
-            desk.tell(input)
+            desk.tell(impossible)
     waiter = desk.ask("cuda:0", group="g")[0]
-    for input in (Released(waiter), BecameBusy(waiter), Pinned(waiter, True)):
+    for impossible in (Released(waiter), BecameBusy(waiter), Pinned(waiter, True)):
         with pytest.raises(InvalidTransition):
-            desk.tell(input)
+            desk.tell(impossible)
 
 
 @pytest.mark.parametrize(

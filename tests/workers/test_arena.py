@@ -83,6 +83,16 @@ def test_who_holds_half_the_arena_gets_copies_from_there_on(ends):
     assert [len(memory) for memory in hoard] == [LARGE] * 6
 
 
+def test_what_must_be_copied_is_known_before(ends):
+    sender, receiver = ends
+    blocks = [send(sender, bytes(size)) for size in (SMALL, SMALL, *[LARGE] * 5)]
+    # Small blocks always; of the large ones, those beyond half the arena.
+    assert receiver.to_copy([*blocks, bytearray(10 * MIB)]) == 2 * SMALL + LARGE
+    kept = [receiver.take(block) for block in blocks]
+    assert receiver.held == 4 * LARGE
+    assert len(kept) == 7
+
+
 def test_a_full_arena_says_so(ends):
     sender, _ = ends
     assert sender.place(16 * MIB) is not None

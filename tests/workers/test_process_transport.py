@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
+import threading
 
 import anyio
 import pytest
@@ -73,6 +75,19 @@ async def test_a_start_that_is_cancelled_leaves_nothing(transport, stuck):
     assert our_children() == before
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_start_cancelled_the_native_way_leaves_nothing(transport):
+    for steps in range(8):
+        start = asyncio.ensure_future(transport.start(WorkerSpec(name="unwanted")))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+    # A thread that was in the middle of a start ends what it started; `aclose` waits for it.
+    await transport.aclose()
+
+
 async def test_one_that_ends_before_the_handshake_tells_why(transport, tmp_path):
     python = interpreter(tmp_path, "echo no libpython here >&2; exit 7")
     with pytest.raises(WorkerDied) as caught:
@@ -115,6 +130,31 @@ async def test_another_interpreter_is_given_our_sources_but_not_our_libraries(st
     folder, _, name = sys.executable.rpartition("/")
     channel = await start(Echo(), python=f"{folder}/./{name}")
     assert (await channel.submit([1])).value == [1]
+
+
+async def test_without_pidfds_a_thread_waits_for_the_end(transport, start, monkeypatch):
+    monkeypatch.delattr(os, "pidfd_open")
+    channel = await start(Echo())
+    assert (await channel.submit([1])).value == [1]
+    os.kill(channel.pid, signal.SIGKILL)
+    with anyio.fail_after(10):
+        await channel.wait_exited()
+    assert (await channel.submit([1])).error.exit_code == -signal.SIGKILL
+
+
+async def test_a_start_needs_none_of_the_programs_own_threads(transport):
+    over = threading.Event()
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    monopolists, limiter.total_tokens = limiter.total_tokens, 1
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, over.wait)
+            await anyio.lowlevel.checkpoint()
+            with anyio.fail_after(10):
+                await transport.start(WorkerSpec(name="urgent"))
+            over.set()
+    finally:
+        limiter.total_tokens = monopolists
 
 
 async def test_after_aclose_nothing_starts(transport):

@@ -27,6 +27,9 @@ pytestmark = pytest.mark.anyio
 
 MIB = 1 << 20
 
+# What happens to memory does not depend on the event loop.
+one_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+
 
 async def send(channel, value):
     with anyio.fail_after(30):
@@ -87,6 +90,7 @@ async def test_arrays_go_through_the_arena_both_ways(echo, mebibytes):
     assert echo.exchange.outbound.used == 0
 
 
+@one_loop
 async def test_the_arena_is_reused(echo):
     # More than it could hold at once, were anything kept.
     for value in range(40):
@@ -97,6 +101,7 @@ async def test_the_arena_is_reused(echo):
     assert echo.exchange.outbound.used == echo.exchange.inbound.held == 0
 
 
+@one_loop
 async def test_read_only_and_strided_arrays_cross_too(echo):
     array = np.arange(4 * MIB, dtype=np.uint8)
     array.flags.writeable = False
@@ -106,6 +111,7 @@ async def test_read_only_and_strided_arrays_cross_too(echo):
     assert np.array_equal(await send(echo, strided), strided)
 
 
+@one_loop
 async def test_results_kept_for_ever_do_not_stop_the_traffic(transport, start):
     transport._arena_bytes = 32 * MIB
     small = await start(Echo())
@@ -115,6 +121,7 @@ async def test_results_kept_for_ever_do_not_stop_the_traffic(transport, start):
     assert 0 < small.exchange.inbound.held <= 16 * MIB
 
 
+@one_loop
 async def test_more_than_the_arena_holds_goes_through_the_socket(transport, start):
     transport._arena_bytes = MIB
     channel = await start(Echo())
@@ -124,10 +131,19 @@ async def test_more_than_the_arena_holds_goes_through_the_socket(transport, star
     assert await send(channel, text) == text
 
 
+@one_loop
 async def test_a_large_pickle_crosses_without_a_buffer(echo):
     value = [{"index": index, "text": f"line {index}"} for index in range(20_000)]
     assert await send(echo, value) == value
     assert echo.exchange.outbound.used == 0
+
+
+@one_loop
+async def test_a_thousand_arrays_go_in_one_request(echo):
+    items = [np.full(40_000, index % 256, np.uint8) for index in range(1000)]
+    reply = await echo.submit(items)
+    assert [array[-1] for array in reply.value] == [index % 256 for index in range(1000)]
+    assert echo.exchange.outbound.used == echo.exchange.inbound.held == 0
 
 
 async def test_a_caller_who_leaves_frees_the_memory(echo):
@@ -138,6 +154,7 @@ async def test_a_caller_who_leaves_frees_the_memory(echo):
     assert echo.exchange.inbound.held == 0
 
 
+@one_loop
 async def test_tensors_cross_out_of_band(echo):
     for dtype in (torch.float32, torch.bfloat16, torch.bool, torch.complex64):
         tensor = torch.randn(300, 2000).to(dtype)
@@ -253,6 +270,7 @@ async def test_errors_name_the_tool_as_it_names_itself(start):
     assert error.tool == "the named one"
 
 
+@one_loop
 async def test_a_failed_request_frees_its_memory(start):
     channel = await start(Calls())
     bulk = np.zeros(8 * MIB, np.uint8)
