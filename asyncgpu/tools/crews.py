@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 
 from ..devices.allocation import Allocation
+from ..errors import RequestError
 from .crew import Crew
 from .identity import Identity
 from .launcher import Launcher
@@ -46,6 +47,7 @@ class Crews:
         self._pinned = pinned
         self._keeps = keeps
         self._crews: dict[Hashable, Crew] = {}
+        self._closed = False
 
     def __iter__(self) -> Iterator[Crew]:
         return iter(self._crews.values())
@@ -58,8 +60,10 @@ class Crews:
         """Return the tool's crew, made now if there is none.
 
         Raises:
-            RequestError: the tool cannot run here at all.
+            RequestError: the tool cannot run here at all, or the workforce was closed.
         """
+        if self._closed:
+            raise RequestError(f"{tool.name}: the pool or block of its workers was closed")
         key: Hashable = _key(tool, instance) if self.stays(tool) else object()
         crew = self._crews.get(key)
         if crew is None:
@@ -86,6 +90,7 @@ class Crews:
 
     async def aclose(self) -> None:
         """Stop every worker, all at once; what still waits fails."""
+        self._closed = True
         crews = list(self)
         self._crews.clear()
         with anyio.CancelScope(shield=True):

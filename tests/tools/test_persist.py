@@ -76,6 +76,14 @@ async def test_persist_tool_gives_a_loaded_worker(rt):
         assert (answered_by, devices) == (pid, (1,))
 
 
+async def test_a_worker_is_of_no_use_after_its_block(rt):
+    async with persist_tool(sample_tools.Where()) as worker:
+        pass
+    assert worker.pid is None
+    with pytest.raises(asyncgpu.RequestError, match="was closed"):
+        await worker.run([1])
+
+
 async def test_persist_tool_fails_on_entry_when_it_cannot_be_loaded(rt):
     with pytest.raises(asyncgpu.ToolFailed, match="no such checkpoint"):
         async with persist_tool(sample_tools.LoadsBadly()):
