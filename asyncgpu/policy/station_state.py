@@ -1,11 +1,8 @@
 """The life of a station, the place of one warm worker of a tool, as a table.
 
-::
-
-    absent ──seek──▶ waiting ──granted──▶ starting ──ready──▶ idle ◀──feed/answered──▶ busy
-      ▲                 │                    │                 │ ▲                      │
-      └────withdrawn────┴───────failed───────┤                 │ └──restored── offloaded│
-      └──────────────────────────────────────┴──lost/stopped───┴───────────────▲────────┘
+The usual way is absent, waiting, starting, idle, busy, idle, ... An eviction goes from idle through
+evicting to absent, or to offloaded where the model can be moved. Whoever is offloaded waits and
+starts again as the absent do. A death leads from anywhere to absent.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ from enum import Enum
 
 from ..errors import InvalidTransition
 
-__all__ = ["StationState", "next_state"]
+__all__ = ["TRANSITIONS", "StationState", "next_state"]
 
 
 class StationState(Enum):
@@ -37,7 +34,7 @@ class StationState(Enum):
 
 
 _S = StationState
-_TRANSITIONS: dict[tuple[StationState, str], StationState] = {
+TRANSITIONS: dict[tuple[StationState, str], StationState] = {
     (_S.ABSENT, "seek"): _S.WAITING,
     (_S.OFFLOADED, "seek"): _S.WAITING,
     (_S.WAITING, "withdrawn"): _S.ABSENT,
@@ -64,6 +61,6 @@ def next_state(state: StationState, event: str) -> StationState:
         InvalidTransition: the table has no such transition.
     """
     try:
-        return _TRANSITIONS[state, event]
+        return TRANSITIONS[state, event]
     except KeyError:
         raise InvalidTransition("station", state.value, event) from None
