@@ -32,7 +32,7 @@ def test_an_offloaded_worker_waits_for_a_device_like_any_other():
     assert walk(*offloaded, "seek", "granted", "ready") is StationState.IDLE
 
 
-@pytest.mark.parametrize(("state", "event"), itertools.product(StationState, EVENTS))
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(StationState, EVENTS)))
 def test_what_the_table_lacks_is_impossible(state, event):
     if (state, event) in TRANSITIONS:
         assert isinstance(next_state(state, event), StationState)
