@@ -1,56 +1,29 @@
-"""`DeviceManager`: waits for devices, and performs what the device table decides.
-
-Every change goes through `_tell`: the table is given an input and returns actions, which are
-carried out on the spot. Nothing is awaited in between, so no lock is needed; what takes time, an
-eviction, runs in a task of the runtime and is reported back as one more input.
-"""
+"""`DeviceManager`: how a program asks for devices, configures them and sees who has them."""
 
 from __future__ import annotations
 
-import itertools
-import logging
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Literal
 
 import anyio
-import anyio.lowlevel
 
-from .. import ambient
-from ..errors import InfeasibleRequest, NoRuntime
-from ..policy.device_actions import DeviceAction, Evict, Grant, Reject
-from ..policy.device_inputs import (
-    Cancelled,
-    ClaimKind,
-    DeviceInput,
-    Evicted,
-    Released,
-    Requested,
-    Shape,
-)
+from ..policy.device_inputs import ClaimKind, Shape
 from ..policy.device_spec import DeviceChoice, DeviceSpec, parse_device
 from ..policy.device_table import DeviceTable
 from ..policy.offload import OffloadStrategy
 from ..policy.qos import QoSPolicy
 from ..ports import DeviceInfo
-from ..promise import Promise, new_promise, resolve
 from ..settings import Settings
 from ..units import Size, parse_size, parse_timeout
 from .allocation import Allocation, Evictable
-from .changes import describe
 from .lease import Lease, LeaseBlock
 from .options import ManagedDevices, Options
+from .performer import Performer
 from .status import DeviceStatus, snapshot
-from .watching import Watch, Watchers
+from .watching import Watch
 
 __all__ = ["DeviceManager", "OffloadStrategy"]
-
-log = logging.getLogger("asyncgpu.devices")
-
-# Claims travel with tasks, and tasks may meet several runtimes of one process: a number must mean
-# one claim only.
-_claim_ids = itertools.count(1)
 
 
 class DeviceManager:
@@ -79,8 +52,6 @@ class DeviceManager:
         """
         self._inventory = {info.index: info for info in inventory}
         self._clock = clock
-        self._start_soon = start_soon
-        self._eviction_timeout = eviction_timeout
         self._defaults = Options.from_settings(settings, tuple(sorted(self._inventory)))
         self._options = self._defaults
         configured = self._options.configured(self._inventory)
@@ -91,10 +62,12 @@ class DeviceManager:
             strategy=configured.strategy,
             ageing_seconds=settings.ageing_seconds,
         )
-        self._asking: dict[int, _Asker] = {}
-        self._allocations: dict[int, Allocation] = {}
-        self._watchers = Watchers()
-        self._closed = False
+        self._performer = Performer(
+            self._table,
+            clock=clock,
+            start_soon=start_soon,
+            eviction_timeout=eviction_timeout,
+        )
 
     # ------------------------------------------------------------------------- configuring
 
@@ -127,7 +100,7 @@ class DeviceManager:
         options = self._options.changed(
             self._defaults, managed_devices, offload_strategy, allow_multiple_per_device
         )
-        self._tell(options.configured(self._inventory))
+        self._performer.tell(options.configured(self._inventory))
         self._options = options
 
     # ---------------------------------------------------------------------------- claiming
@@ -163,7 +136,7 @@ class DeviceManager:
             preempts=qos if preempt else None,
         )
         limit = parse_timeout(timeout)
-        return LeaseBlock(lambda: self._obtain(shape, qos, limit, None, _task_name()))
+        return LeaseBlock(lambda: self._performer.obtain(shape, qos, limit, None, _task_name()))
 
     async def acquire(
         self,
@@ -199,7 +172,7 @@ class DeviceManager:
             among=None if among is None else frozenset(among),
             group=group,
         )
-        return await self._obtain(shape, qos, parse_timeout(timeout), owner, owner.name)
+        return await self._performer.obtain(shape, qos, parse_timeout(timeout), owner, owner.name)
 
     async def reserve(
         self,
@@ -226,7 +199,7 @@ class DeviceManager:
         """
         spec = DeviceSpec(DeviceChoice.EXACT, 1, (device_index,))
         shape = Shape(ClaimKind.CONTEXT, spec, vram=_read_vram(vram))
-        return await self._obtain(shape, qos, parse_timeout(timeout), None, owner_name)
+        return await self._performer.obtain(shape, qos, parse_timeout(timeout), None, owner_name)
 
     # ------------------------------------------------------------------------------ seeing
 
@@ -236,10 +209,7 @@ class DeviceManager:
 
     def watch(self) -> Watch:
         """Return the changes from now on, as an async iterator; see `Watch`."""
-        watch = self._watchers.add()
-        if self._closed:
-            watch.end()
-        return watch
+        return self._performer.watch()
 
     def check_invariants(self) -> None:
         """Raise `AssertionError` if the table contradicts itself. For tests: it is slow."""
@@ -247,113 +217,7 @@ class DeviceManager:
 
     def close(self) -> None:
         """Let whoever waits fail with `NoRuntime`, and end the watches. Idempotent."""
-        self._closed = True
-        for asker in self._asking.values():
-            resolve(asker.promise, None)
-        self._watchers.end()
-
-    # ----------------------------------------------------------------------------- waiting
-
-    async def _obtain(
-        self,
-        shape: Shape,
-        qos: QoSPolicy,
-        timeout: float | None,
-        owner: Evictable | None,
-        name: str,
-    ) -> Allocation:
-        # Cancelled here, nothing has been asked yet.
-        await anyio.lowlevel.checkpoint()
-        self._check_open()
-        allocation = Allocation(next(_claim_ids), owner, name, self._tell)
-        self._allocations[allocation.id] = allocation
-        asker = self._asking[allocation.id] = _Asker(new_promise())
-        try:
-            request = Requested(allocation.id, shape, qos, ambient.claims.get(), name)
-            await self._ask(request, allocation, asker, timeout)
-        except BaseException:
-            self._withdraw(allocation)
-            raise
-        finally:
-            del self._asking[allocation.id]
-        return allocation
-
-    async def _ask(
-        self, request: Requested, allocation: Allocation, asker: _Asker, timeout: float | None
-    ) -> None:
-        began = self._clock()
-        self._tell(request)
-        if not asker.promise.done():
-            with anyio.move_on_after(timeout):
-                await asker.promise
-        if asker.rejected is not None:
-            raise InfeasibleRequest(asker.rejected)
-        if not allocation.granted:
-            self._check_open()
-            waited = self._clock() - began
-            why = self._table.explain(allocation.id)
-            raise TimeoutError(f"{request.shape.spec} not granted within {waited:.3g} s: it {why}")
-
-    def _withdraw(self, allocation: Allocation) -> None:
-        """Leave no trace of a request whose asker is gone, not even of a grant it did not see."""
-        if allocation.granted:
-            allocation.release()
-        elif allocation.id in self._allocations:
-            self._tell(Cancelled(allocation.id))
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise NoRuntime("the runtime of these devices has been closed")
-
-    # -------------------------------------------------------------------------- performing
-
-    def _tell(self, input: DeviceInput) -> None:
-        """Give the table an input and perform its actions."""
-        now = self._clock()
-        actions = self._table.handle(input, now)
-        for action in actions:
-            self._perform(action)
-        if self._watchers:
-            for change in describe(input, actions, self._allocations, now):
-                self._watchers.tell(change)
-        for ended in (input, *actions):
-            if isinstance(ended, Released | Evicted | Cancelled | Reject):
-                del self._allocations[ended.claim]
-
-    def _perform(self, action: DeviceAction) -> None:
-        match action:
-            case Grant(claim, devices):
-                self._allocations[claim]._grant(devices)
-                resolve(self._asking[claim].promise, None)
-            case Reject(claim, reason):
-                self._asking[claim].rejected = reason
-                resolve(self._asking[claim].promise, None)
-            case Evict(claim, strategy):
-                self._allocations[claim]._begin_eviction()
-                self._start_soon(self._evict, self._allocations[claim], strategy)
-
-    async def _evict(self, allocation: Allocation, strategy: OffloadStrategy) -> None:
-        """Make the owner leave, even if the runtime is closing, but not for ever."""
-        assert allocation.owner is not None
-        try:
-            with anyio.move_on_after(self._eviction_timeout, shield=True) as scope:
-                await allocation.owner.evict(strategy)
-            if scope.cancelled_caught:
-                log.error("%r was not evicted in time; its devices count as free", allocation)
-        except Exception:
-            log.exception("evicting %r failed; its devices count as free", allocation)
-        finally:
-            if not allocation.released:
-                allocation._end_eviction()
-                self._tell(Evicted(allocation.id))
-
-
-@dataclass(slots=True)
-class _Asker:
-    """One call that waits: woken by its promise, it looks what became of its request."""
-
-    promise: Promise[None]
-    rejected: str | None = None
+        self._performer.close()
 
 
 def _read_vram(vram: Size | None) -> int | None:

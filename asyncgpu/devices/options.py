@@ -72,7 +72,7 @@ class Options:
             warnings.warn(
                 f"cuda:{exclusive[0]} is in exclusive-process mode: evicted workers are restarted,"
                 " and each device has one holder, whatever was configured",
-                stacklevel=4,
+                stacklevel=3,
             )
         return Configured(self.managed, False, OffloadStrategy.RESTART)
 

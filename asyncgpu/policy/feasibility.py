@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..units import format_size
-from .claims import Claim
+from .claims import Claim, ClaimState
 from .device_inputs import ClaimKind, Shape
 from .device_spec import device_names
 from .occupancy import Device, Occupancy
@@ -89,9 +89,13 @@ def _too_large(shape: Shape, allowed: Sequence[Device]) -> str:
 def _blocked(device: Device, shape: Shape, own: Sequence[Claim], *, packing: bool) -> bool:
     """Return whether the asker's own claims alone keep `shape` off `device`.
 
-    An idle resident does not: it can be evicted.
+    An idle resident does not: it can be evicted. Nor does one that leaves already.
     """
-    here = [claim for claim in own if claim.id in device.claims and not claim.evictable]
+    here = [
+        claim
+        for claim in own
+        if claim.id in device.claims and not (claim.evictable or claim.state is ClaimState.EVICTING)
+    ]
     needed = (shape.vram or 0) + sum(claim.charge(device.index) for claim in here)
     return needed > device.capacity or not all(
         may_coexist(shape, claim.shape, packing=packing) for claim in here

@@ -108,6 +108,14 @@ class Occupancy:
                 device.crowded = False
             self.refresh(device)
 
+    def replace(self, old: Claim, new: Claim) -> None:
+        """Put `new` where `old` stood alone, both excluding others: the device never opens."""
+        new.devices, old.devices = old.devices, ()
+        device = self.devices[new.devices[0]]
+        device.claims = {new.id: new}
+        device.crowded = False
+        device.present = device.peak = new.shape.vram or 0
+
     def changed(self, claim: Claim) -> None:
         """Recount the devices of a claim that changed its state."""
         for index in claim.devices:

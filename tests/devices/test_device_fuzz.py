@@ -121,7 +121,8 @@ class Crowd:
 @pytest.mark.parametrize("seed", range(12))
 async def test_nothing_is_lost_and_it_replays(manage, resident, seed):
     async with manage(DEVICES) as manager:
-        recorder = manager._table = Recorder(manager._table)
+        performer = manager._performer
+        recorder = performer.table = Recorder(performer.table)
         crowd = Crowd(manager, resident, seed)
         async with anyio.create_task_group() as disturbing:
             disturbing.start_soon(crowd.disturb)
@@ -134,8 +135,8 @@ async def test_nothing_is_lost_and_it_replays(manage, resident, seed):
                 tool.allocation.release()
         assert manager.status().queue == ()
         assert all(not device.holders for device in manager.status().devices)
-        assert not manager._allocations
-        assert not manager._asking
+        assert not performer._allocations
+        assert not performer._asking
 
     again = DeviceTable(dict.fromkeys(range(DEVICES), 8 * GB))
     assert [again.handle(told, now) for told, now in recorder.inputs] == recorder.actions

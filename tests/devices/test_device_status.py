@@ -147,10 +147,10 @@ async def test_a_slow_watcher_loses_the_oldest_changes_and_holds_nobody_up(manag
 async def test_a_watch_that_nobody_holds_is_forgotten(manage, owner):
     async with manage(1) as manager:
         watch = manager.watch()
-        assert manager._watchers
+        assert manager._performer._watchers
         del watch
         gc.collect()
-        assert not manager._watchers
+        assert not manager._performer._watchers
         await manager.acquire("cuda", owner=owner())
 
 

@@ -187,6 +187,18 @@ def test_two_promises_on_one_device_are_kept_one_by_one_and_never_overbook_it():
     assert desk.tell(Evicted(second)) == [Grant(two, (0,), "its evictions are over")]
 
 
+def test_a_promise_waits_for_all_who_leave_its_device_whoever_they_leave_for():
+    desk = Desk(1, packing=True)
+    first, second = desk.idle("cuda", vram=4), desk.idle("cuda", vram=4)
+    small, _ = desk.ask("cuda", vram=2)
+    large, [evict] = desk.ask("cuda", vram=6)
+    assert evict.claim == second
+    # There is room for the small one now; the large one needs both victims gone.
+    [grant] = desk.tell(Evicted(second))
+    assert grant == Grant(small, (0,), "free before its evictions are over")
+    assert desk.tell(Evicted(first)) == [Grant(large, (0,), "its evictions are over")]
+
+
 def test_a_preempting_request_takes_running_residents_lowest_class_first():
     desk = Desk(3)
     for qos in QoSPolicy:
@@ -265,6 +277,49 @@ def test_an_earlier_key_of_the_same_shape_takes_over_too():
     assert desk.table.claim(first).hands == (1,)
     third, _ = desk.ask("cudax2", qos=QoSPolicy.GUARANTEED)
     assert [desk.table.claim(c).hands for c in (first, second, third)] == [(), (), (1,)]
+
+
+def test_a_head_that_is_overtaken_in_its_line_keeps_nothing():
+    desk = Desk(2, packing=True)
+    desk.get("cuda:0", vram=5)
+    desk.get("cuda:1", vram=4)
+    named, _ = desk.ask("cuda:1", vram=7)
+    before, _ = desk.ask("cuda", vram=6, qos=QoSPolicy.BEST_EFFORT)
+    assert [desk.table.claim(c).hands for c in (named, before)] == [(1,), (0,)]
+    ahead, _ = desk.ask("cuda", vram=6, qos=QoSPolicy.GUARANTEED)
+    assert [desk.table.claim(c).hands for c in (ahead, named, before)] == [(1,), (), ()]
+
+
+def test_whoever_let_a_nested_claim_pass_looks_again_at_what_is_left():
+    desk = Desk(1, packing=True)
+    own = desk.get("cuda", vram=8)
+    waiter, _ = desk.ask("cuda", vram=3, group="g")
+    assert desk.table.claim(waiter).hands == (0,)
+    desk.get("cuda:0", vram=3, group="g", held=[own])
+    assert desk.table.claim(waiter).hands == ()
+
+
+def test_a_device_goes_straight_to_the_first_of_all_who_want_it():
+    desk = Desk(3)
+    held = [desk.get("cuda") for _ in range(3)]
+    pair, _ = desk.ask("cudax2")
+    one, _ = desk.ask("cuda")
+    named, _ = desk.ask("cuda:2")
+    assert desk.tell(Released(held[0])) == []
+    assert desk.table.claim(pair).hands == (0,)
+    assert desk.tell(Cancelled(pair)) == [Grant(one, (0,), "free")]
+    assert desk.tell(Released(held[2])) == [Grant(named, (2,), "free")]
+    assert desk.ask("cuda", vram=8)[1] == []
+    assert isinstance(desk.tell(Released(held[1]))[0], Grant)
+
+
+def test_a_device_no_longer_managed_goes_to_nobody():
+    desk = Desk(2)
+    held = [desk.get("cuda") for _ in range(2)]
+    waiter, _ = desk.ask("cuda")
+    desk.tell(Configured((0,), False, RESTART))
+    assert desk.tell(Released(held[1])) == []
+    assert desk.tell(Released(held[0])) == [Grant(waiter, (0,), "free")]
 
 
 def test_a_context_that_reserves_nothing_passes_those_that_wait_for_memory_but_no_lease():
@@ -398,6 +453,7 @@ def test_an_idle_resident_of_ones_own_can_be_evicted_and_a_busy_one_not():
     own = desk.idle("cuda")
     _, [evict] = desk.ask("cuda", held=[own])
     assert evict.claim == own
+    assert desk.ask("cuda", held=[own])[1] == []
     desk = Desk(1)
     own = desk.get("cuda", ClaimKind.RESIDENT)
     desk.tell(BecameBusy(own))

@@ -30,15 +30,15 @@ async def test_an_empty_list_starts_nothing(rt):
 
 async def test_two_batches_use_the_same_processes_and_load_once(rt):
     async with ToolPool() as pool:
-        first = {pid for pid, _, _ in await pool.run(sample_tools.Where(), range(50))}
-        second = {pid for pid, _, _ in await pool.run(sample_tools.Where(), range(50))}
-        assert second <= first
-        assert os.getpid() not in first
+        pids = {pid for pid, _, _ in await pool.run(sample_tools.Where(), range(50))}
+        pids |= {pid for pid, _, _ in await pool.run(sample_tools.Where(), range(50))}
+        assert len(pids) <= 2
+        assert os.getpid() not in pids
         assert all(slot.loads <= 1 for slot in pool.stats().slots)
 
 
 async def test_a_single_item_uses_a_warm_worker(rt):
-    async with ToolPool() as pool:
+    async with ToolPool(1) as pool:
         warm = {pid for pid, _, _ in await pool.run(sample_tools.Where(), range(50))}
         [(pid, _, _)] = await pool.run(sample_tools.Where(), [1])
         assert pid in warm
