@@ -213,6 +213,8 @@ class Workforce:
 
     async def _pump_at(self, crew: Crew, call: Call) -> None:
         await anyio.sleep_until(call.hold_until)
+        # Its time is up, whatever the clock says: uvloop's timers may fire a moment early.
+        call.hold_until = 0.0
         crew.pump()
 
     def _queue_for(self, crew: Crew, priority: int) -> CallQueue:

@@ -149,18 +149,26 @@ async def test_a_cancelled_call_that_waits_is_never_run(rt, gates):
         assert pool.stats().items == 2
 
 
-async def test_max_wait_lets_calls_share_a_micro_batch(rt):
-    answers = []
+async def test_calls_held_back_go_together_as_soon_as_the_micro_batch_is_full(rt, gates):
+    entered, leave = gates
+    leave.open()
+    tool = sample_tools.GatedOnce(entered, leave)
+    sizes = []
 
-    async def call(pool, item):
-        answers.append(await pool.call(sample_tools.Where(), item, max_wait=0.3))
+    async def call(pool):
+        sizes.append(await pool.call(tool, 1, max_wait=600))
 
+    async with ToolPool(1) as pool, anyio.create_task_group() as tasks:
+        for _ in range(tool.max_batch):
+            tasks.start_soon(call, pool)
+    assert sizes == [tool.max_batch] * tool.max_batch
+
+
+async def test_a_call_that_nobody_joins_goes_when_its_wait_is_over(rt):
     async with ToolPool(1) as pool:
-        await pool.run(sample_tools.Where(), range(300))  # warm, and measured to be quick
-        async with anyio.create_task_group() as tasks:
-            for item in range(4):
-                tasks.start_soon(call, pool, item)
-    assert max(size for _, _, size in answers) > 1
+        with anyio.fail_after(60):
+            for item in range(30):
+                assert await pool.call(sample_tools.Square(), item, max_wait=0.002) == item * item
 
 
 @pytest.mark.parametrize("count", [200])
