@@ -35,17 +35,6 @@ class ExecutionContext:
 
     Made by `create_context`. GPU work goes to its stream inside its sessions and in what `run`,
     `run_sync` and `bind` call; results of `run` and `run_sync` are ready when they return.
-
-    Args:
-        name: its name in the runtime.
-        limits: its class and VRAM limits.
-        driver: the driver of its device.
-        stream: a stream of its own, closed with it.
-        device: logical index of its device.
-        claim: its share of the device, released when it closes.
-        start_soon: starts a task under the runtime's supervision.
-        max_concurrent_sessions: sessions at once, others wait in line; None: no limit.
-        on_closed: called once it is closed.
     """
 
     def __init__(
@@ -61,6 +50,19 @@ class ExecutionContext:
         max_concurrent_sessions: int | None = None,
         on_closed: Callable[[], object] | None = None,
     ) -> None:
+        """Open it; `ContextRegistry` does.
+
+        Args:
+            name: its name in the runtime.
+            limits: its class and VRAM limits.
+            driver: the driver of its device.
+            stream: a stream of its own, closed with it.
+            device: logical index of its device.
+            claim: its share of the device, released when it closes.
+            start_soon: starts a task under the runtime's supervision.
+            max_concurrent_sessions: sessions at once, others wait in line; None: no limit.
+            on_closed: called once it is closed.
+        """
         self._core = ContextCore(
             name,
             driver=driver,
