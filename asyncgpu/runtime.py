@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import Token
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -179,10 +179,19 @@ class Runtime:
         assert self._contexts is not None
         assert self._transport is not None
         self.devices.close()
-        await self.tools.aclose()
-        await self._contexts.aclose()
-        await self._transport.aclose()
-        await anyio.to_thread.run_sync(self.driver.close)
+        # A stack, so that each is closed whatever became of those before it.
+        async with AsyncExitStack() as parts:
+            parts.push_async_callback(anyio.to_thread.run_sync, self.driver.close)
+            parts.push_async_callback(self._transport.aclose)
+            parts.push_async_callback(self._close_contexts, self._contexts)
+            parts.push_async_callback(self.tools.aclose)
+
+    async def _close_contexts(self, contexts: ContextRegistry) -> None:
+        """Drain them for a while; what still runs then, in a thread or on a stream, is left."""
+        try:
+            await contexts.aclose(timeout=self._close_timeout)
+        except Exception as error:  # noqa: BLE001 - closing goes on; the log says what was left
+            log.warning("closing the runtime: %s", error)
 
     def _check_default_device(self, count: int) -> None:
         index = self._default_device
@@ -210,6 +219,7 @@ class Runtime:
 
     def _compose(self, settings: Settings) -> None:
         assert self._host is not None
+        self._close_timeout = settings.close_timeout
         clock = _loop_clock()
         self.timeline = Timeline(clock=clock)
         self._transport = ProcessTransport(codecs=_CODECS)

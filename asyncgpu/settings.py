@@ -42,20 +42,14 @@ class Settings:
     ageing_seconds: float = 10.0
     """A waiter rises one QoS class for each of these, so that nobody waits for ever."""
 
-    max_concurrent_sessions: int | None = None
-    """Sessions that may run at once on a device; None: no limit."""
-
     worker_start_timeout: float = 60.0
     """From spawning a worker process to its handshake; a tool's own `load` is not counted."""
 
     worker_stop_grace: float = 2.0
     """How long an ending worker may take for `Tool.close` before its process group is killed."""
 
-    soft_mark: float = 0.80
-    """Share of a budget above which pressure handlers are told."""
-
-    hard_mark: float = 0.95
-    """Share of a budget above which pressure handlers are told a second time."""
+    close_timeout: float = 10.0
+    """How long a closing runtime waits for what its contexts still run."""
 
     def __post_init__(self) -> None:
         if self.offload_strategy not in ("restart", "cpu"):
@@ -64,14 +58,8 @@ class Settings:
             )
         for name in ("ageing_seconds", "worker_start_timeout"):
             _require(name, getattr(self, name), lambda x: x > 0, "must be above 0 seconds")
-        _require("worker_stop_grace", self.worker_stop_grace, lambda x: x >= 0, "is negative")
-        if self.max_concurrent_sessions is not None and self.max_concurrent_sessions < 1:
-            raise InvalidRequest(f"max_concurrent_sessions: {self.max_concurrent_sessions} < 1")
-        if not 0 < self.soft_mark <= self.hard_mark <= 1:
-            raise InvalidRequest(
-                f"soft_mark {self.soft_mark} and hard_mark {self.hard_mark} must satisfy "
-                "0 < soft <= hard <= 1"
-            )
+        for name in ("worker_stop_grace", "close_timeout"):
+            _require(name, getattr(self, name), lambda x: x >= 0, "is not 0 seconds or more")
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
@@ -96,8 +84,6 @@ def _parse(variable: str, raw: str, type_name: str) -> Any:
             raise InvalidRequest(f"{variable}={raw!r}: write true or false")
         return text.lower() in _TRUE
     try:
-        if type_name.startswith("int"):
-            return int(text)
         if type_name == "float":
             return float(text)
     except ValueError:

@@ -23,7 +23,7 @@ def test_every_field_has_a_variable_of_its_name():
             "ASYNCGPU_OFFLOAD_STRATEGY": "CPU",
             "ASYNCGPU_ALLOW_MULTI_DEVICE": "true",
             "ASYNCGPU_AGEING_SECONDS": "2.5",
-            "ASYNCGPU_MAX_CONCURRENT_SESSIONS": "3",
+            "ASYNCGPU_CLOSE_TIMEOUT": "3",
             "ASYNCGPU_WORKER_START_TIMEOUT": "9",
         }
     )
@@ -33,7 +33,7 @@ def test_every_field_has_a_variable_of_its_name():
         offload_strategy="cpu",
         allow_multiple_per_device=True,
         ageing_seconds=2.5,
-        max_concurrent_sessions=3,
+        close_timeout=3.0,
         worker_start_timeout=9.0,
     )
 
@@ -48,7 +48,7 @@ def test_many_words_mean_yes(raw):
     [
         ("ASYNCGPU_ALLOW_MULTI_DEVICE", "maybe"),
         ("ASYNCGPU_AGEING_SECONDS", "soon"),
-        ("ASYNCGPU_MAX_CONCURRENT_SESSIONS", "1.5"),
+        ("ASYNCGPU_CLOSE_TIMEOUT", ""),
     ],
 )
 def test_a_value_that_cannot_be_read_names_the_variable(variable, raw):
@@ -64,9 +64,8 @@ def test_a_value_that_cannot_be_read_names_the_variable(variable, raw):
         {"ageing_seconds": float("nan")},
         {"worker_start_timeout": -1},
         {"worker_stop_grace": -1},
-        {"max_concurrent_sessions": 0},
-        {"soft_mark": 0.9, "hard_mark": 0.8},
-        {"hard_mark": 1.5},
+        {"close_timeout": -1},
+        {"close_timeout": float("inf")},
     ],
 )
 def test_a_value_that_means_nothing_is_refused_by_name(values):

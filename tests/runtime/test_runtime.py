@@ -12,7 +12,7 @@ import pytest
 
 import asyncgpu
 from asyncgpu import NoRuntime, RequestError, Runtime, Settings
-from asyncgpu.testing import virtual_gpus
+from asyncgpu.testing import gate, virtual_gpus
 
 pytestmark = pytest.mark.anyio
 
@@ -154,6 +154,16 @@ async def test_contexts_are_made_found_listed_and_destroyed():
         assert await asyncgpu.destroy_context("llm")
         assert not await asyncgpu.destroy_context("llm")
         assert asyncgpu.get_context("llm") is None
+
+
+async def test_work_that_never_ends_does_not_keep_a_runtime_from_closing(caplog):
+    settings = Settings(virtual_devices="1x8GiB", close_timeout=0.05)
+    with gate() as held, anyio.fail_after(30):
+        async with Runtime(settings=settings) as runtime:
+            ctx = await runtime.create_context("stuck")
+            held.hold(ctx)
+            ctx.record_event()
+    assert "stuck" in caplog.text
 
 
 async def test_status_shows_devices_contexts_and_workers():
