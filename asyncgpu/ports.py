@@ -14,11 +14,15 @@ from typing import Any, NamedTuple, Protocol
 from .promise import Promise
 
 __all__ = [
+    "AccountReading",
     "Codec",
     "DeviceInfo",
     "Driver",
     "DriverEvent",
+    "DriverMemory",
     "DriverStream",
+    "MemoryLedger",
+    "Refusal",
     "Reply",
     "WorkerChannel",
     "WorkerSpec",
@@ -89,6 +93,125 @@ class DriverStream(Protocol):
         ...
 
 
+class AccountReading(NamedTuple):
+    """One account of a `MemoryLedger`, in bytes."""
+
+    cap: int | None
+    """The most it may use; None: no cap of its own."""
+    reserved: int
+    """What is set aside for it, used or not."""
+    used: int
+    """What it is charged for now."""
+    peak: int
+    """The most it was ever charged for at once."""
+
+
+class Refusal(NamedTuple):
+    """Why a `MemoryLedger` last refused to charge an account."""
+
+    requested: int
+    """Bytes asked for."""
+    available: int
+    """Bytes it could have had."""
+    by_device: bool
+    """The device was full, or promised to others; else it was the account's own cap or group."""
+
+
+class MemoryLedger(Protocol):
+    """One device's memory, shared out among accounts; in bytes.
+
+    An account commits what it uses or what is reserved for it, whichever is more; commitments
+    together never exceed the capacity, so no account can take what another one has reserved.
+    Thread-safe, quick, never blocks: it is asked in the middle of allocations. The decisions are
+    those of `asyncgpu.policy.budget`, whoever carries them out.
+    """
+
+    @property
+    def available(self) -> int:
+        """What a new account could reserve now; never negative."""
+        ...
+
+    def set_capacity(self, nbytes: int) -> None:
+        """Change what there is; commitments that no longer fit stay."""
+        ...
+
+    def open_group(self, limit: int) -> int:
+        """Return a new group: its accounts together use at most `limit`."""
+        ...
+
+    def close_group(self, group: int) -> None:
+        """Forget a group that no open account is in."""
+        ...
+
+    def open(
+        self, *, cap: int | None = None, reserved: int = 0, group: int | None = None
+    ) -> int | None:
+        """Return a new account; None: there is no room for `reserved`."""
+        ...
+
+    def close(self, account: int) -> None:
+        """End its reservation and refuse its charges; what it uses stays charged until credited."""
+        ...
+
+    def charge(self, account: int, nbytes: int) -> bool:
+        """Let it use `nbytes` more; False: refused, nothing has changed but `refusal`."""
+        ...
+
+    def credit(self, account: int, nbytes: int) -> None:
+        """Take back what was charged; from any thread, a finaliser included."""
+        ...
+
+    def set_cap(self, account: int, cap: int | None) -> None:
+        """Change its cap; what it uses above that stays."""
+        ...
+
+    def reserve(self, account: int, nbytes: int) -> bool:
+        """Change what is reserved for it to `nbytes`; False: there is no room for more."""
+        ...
+
+    def headroom(self, account: int) -> int:
+        """What it could be charged now; never negative."""
+        ...
+
+    def read(self, account: int) -> AccountReading: ...
+    def refusal(self, account: int) -> Refusal | None:
+        """Return its latest refusal; None: it has not been refused."""
+        ...
+
+
+class DriverMemory(Protocol):
+    """Where the allocations of one context come from while it is applied. Thread-safe."""
+
+    @property
+    def enforced(self) -> bool:
+        """Whether an allocation that the ledger refuses fails where it is made."""
+        ...
+
+    def live(self) -> int:
+        """Bytes of live allocations; what the account is charged beyond them is cached."""
+        ...
+
+    def settle(self) -> None:
+        """Bring the account up to date, where allocations are not charged as they are made."""
+        ...
+
+    def trim(self) -> None:
+        """Give cached memory back. May block for milliseconds; nothing of it is applied here."""
+        ...
+
+    def translated(self, error: Exception, context: str) -> Exception:
+        """Return our error for torch's out-of-memory one, or the same if it is none.
+
+        It is a `VRAMBudgetExceeded` of `context`, or an `OutOfDeviceMemory`, and in both cases a
+        ``torch.OutOfMemoryError`` too. It refers to nothing of the original.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what can be given back; live tensors stay valid, and charged. Idempotent."""
+        ...
+
+
 class Driver(Protocol):
     """One way to have GPUs. Everything here is quick, except where it says that it blocks."""
 
@@ -118,12 +241,27 @@ class Driver(Protocol):
         """The stream that this thread's work goes to now; None: the default stream."""
         ...
 
-    def apply(self, stream: DriverStream, *, inference: bool = False) -> object:
+    def native_ledger(self, device: int, capacity: int) -> MemoryLedger | None:
+        """Return a ledger that the driver's own allocator asks; None: it asks the caller's."""
+        ...
+
+    def open_memory(self, device: int, ledger: MemoryLedger, account: int) -> DriverMemory:
+        """Return memory that is charged to `account`. The first one may block for seconds."""
+        ...
+
+    def apply(
+        self,
+        stream: DriverStream,
+        *,
+        inference: bool = False,
+        memory: DriverMemory | None = None,
+    ) -> object:
         """Make `stream` current for this thread; return the token that `undo` takes.
 
         With `inference`, torch's inference mode is on from here to `undo`; without it, the mode
-        stays as it is. May raise, having changed nothing: the step hook records the fault on the
-        session and the step still runs.
+        stays as it is. With `memory`, what this thread allocates until `undo` comes from there;
+        one that is applied already is applied again. May raise, having changed nothing: the step
+        hook records the fault on the session and the step still runs.
         """
         ...
 
