@@ -173,9 +173,15 @@ class MemoryLedger(Protocol):
         """What it could be charged now; never negative."""
         ...
 
-    def read(self, account: int) -> AccountReading: ...
+    def read(self, account: int) -> AccountReading | None:
+        """Return how it stands; None: it is gone, closed and using nothing.
+
+        Numbers of accounts are never used again.
+        """
+        ...
+
     def refusal(self, account: int) -> Refusal | None:
-        """Return its latest refusal; None: it has not been refused."""
+        """Return its latest refusal; None: it has not been refused, or is gone."""
         ...
 
 

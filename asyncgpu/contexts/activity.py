@@ -7,9 +7,9 @@ from collections.abc import Callable
 from functools import partial
 
 from ..errors import ContextClosed
+from ..home_loop import home_loop
 from ..policy.context_state import ContextInput, ContextMachine, ContextState
 from ..promise import new_promise, resolve
-from .home_loop import home_loop
 
 __all__ = ["Activity", "Work"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from ..home_loop import home_loop
 from ..promise import new_promise, resolve
-from .home_loop import home_loop
 
 __all__ = ["OwnThread"]
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from anyio.lowlevel import RunVar
 
+from ..home_loop import HomeLoop
 from ..ports import DriverEvent
 from ..promise import Promise, resolve
-from .home_loop import HomeLoop
 
 __all__ = ["PendingWait", "Poller", "running_poller"]
 

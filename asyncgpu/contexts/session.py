@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from .. import ambient
 from ..errors import InvalidRequest, RequestError, SessionMisuse
+from ..home_loop import in_event_loop
 from ..units import parse_timeout
 from .activity import Work
 from .carried import CarriedSession, open_sessions
 from .current import apply_here, leave
-from .home_loop import in_event_loop
 from .step_hook import StepHook
 from .turns import Turn
 from .waiter import Marker

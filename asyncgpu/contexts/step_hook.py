@@ -21,7 +21,7 @@ from typing import Protocol
 
 from .. import ambient
 from ..errors import RequestError
-from .home_loop import HomeLoop
+from ..home_loop import HomeLoop
 from .step_hook_asyncio import asyncio_hook
 from .step_stack import StepStack
 from .task_guard import TaskGuard

@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import ambient
 from ..errors import RequestError
-from .home_loop import home_loop
+from ..home_loop import home_loop
 from .step_stack import StepStack
 
 __all__ = ["AsyncioGuard", "AsyncioHook", "asyncio_hook"]

@@ -6,7 +6,7 @@ import trio
 from trio.lowlevel import RunVar, Task
 
 from .. import ambient
-from .home_loop import home_loop
+from ..home_loop import home_loop
 from .step_stack import StepStack
 
 __all__ = ["TrioGuard", "TrioHook", "trio_hook"]

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any
 
+from ..home_loop import home_loop
 from ..promise import new_promise, resolve
 from .activity import Work
 from .carried import CarriedSession
 from .core import ContextCore
 from .current import applied
-from .home_loop import home_loop
 from .own_thread import OwnThread
 from .step_hook import current_stack
 from .waiter import Marker

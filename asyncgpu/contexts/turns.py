@@ -8,9 +8,9 @@ from collections.abc import Callable
 import anyio
 
 from ..errors import ContextClosed
+from ..home_loop import home_loop
 from ..policy.turns import TurnQueue
 from ..promise import new_promise, resolve
-from .home_loop import home_loop
 
 __all__ = ["Turn", "Turns"]
 

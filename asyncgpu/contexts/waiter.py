@@ -17,10 +17,10 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from ..home_loop import HomeLoop, home_loop
 from ..ports import DriverEvent, DriverStream
 from ..promise import new_promise, resolve
 from .device_lost import device_lost
-from .home_loop import HomeLoop, home_loop
 from .own_thread import OwnThread
 from .poller import PendingWait, running_poller
 

@@ -79,7 +79,10 @@ class _Group:
 
 
 class Budget:
-    """The accounts of one device. Every method costs the same however many there are."""
+    """The accounts of one device. Every method costs the same however many there are.
+
+    All but `account` raise `InvalidTransition` for a number that is not, or no longer, known.
+    """
 
     def __init__(self, capacity: int) -> None:
         """Share out `capacity` bytes."""
@@ -95,16 +98,9 @@ class Budget:
         """What a new account could reserve now."""
         return max(0, self.capacity - self.committed)
 
-    def account(self, number: int) -> Account:
-        """Return an account, to read.
-
-        Raises:
-            InvalidTransition: there is none of that number.
-        """
-        try:
-            return self._accounts[number]
-        except KeyError:
-            raise InvalidTransition("budget", "no such account", number) from None
+    def account(self, number: int) -> Account | None:
+        """Return an account, to read; None: it is gone, closed and using nothing."""
+        return self._accounts.get(number)
 
     # ----------------------------------------------------------------- accounts and groups
 
@@ -121,7 +117,7 @@ class Budget:
 
     def close(self, number: int) -> None:
         """End its reservation, and refuse its charges; it is gone once it uses nothing."""
-        account = self.account(number)
+        account = self._known(number)
         self._reserved(account, 0)
         account.closed = True
         self._forget_if_gone(number, account)
@@ -140,7 +136,7 @@ class Budget:
 
     def charge(self, number: int, nbytes: int) -> bool:
         """Let an account use `nbytes` more; False: refused, see its `denial`."""
-        account = self.account(number)
+        account = self._known(number)
         own, shared = self._own_room(account), self._shared_room(account)
         if nbytes > min(own, shared):
             # Asked for more than both: its own limit is what the caller can act on.
@@ -157,7 +153,7 @@ class Budget:
         Raises:
             InvalidTransition: more than that; nothing has changed.
         """
-        account = self.account(number)
+        account = self._known(number)
         if nbytes > account.used:
             raise InvalidTransition("budget", f"{account.used} bytes used", f"credit {nbytes}")
         self._use(account, -nbytes)
@@ -165,18 +161,18 @@ class Budget:
 
     def headroom(self, number: int) -> int:
         """Return what an account could be charged now."""
-        account = self.account(number)
+        account = self._known(number)
         return max(0, min(self._own_room(account), self._shared_room(account)))
 
     # ----------------------------------------------------------------------------- limits
 
     def set_cap(self, number: int, cap: int | None) -> None:
         """Change its cap; what it uses above that stays."""
-        self.account(number).cap = cap
+        self._known(number).cap = cap
 
     def reserve(self, number: int, nbytes: int) -> bool:
         """Change what is reserved for it to `nbytes`; False: there is no room for more."""
-        account = self.account(number)
+        account = self._known(number)
         grows = max(account.used, nbytes) - account.commitment
         if nbytes > account.reserved and grows > self.available:
             return False
@@ -184,6 +180,12 @@ class Budget:
         return True
 
     # ---------------------------------------------------------------------------- details
+
+    def _known(self, number: int) -> Account:
+        try:
+            return self._accounts[number]
+        except KeyError:
+            raise InvalidTransition("budget", "no such account", number) from None
 
     def _new_number(self) -> int:
         self._next += 1

@@ -41,7 +41,7 @@ def layer(ours: str = "", outside: str = "", **kwargs: object) -> Layer:
 
 
 VALUES = "errors units"
-PORTS = f"{VALUES} ports ambient settings promise"
+PORTS = f"{VALUES} ports ambient settings promise home_loop"
 SHELLS = "devices contexts tools"
 PUBLIC = "__init__ errors worker"
 
@@ -52,6 +52,7 @@ LAYERS = {
     "ambient": layer(VALUES),
     "settings": layer(VALUES),
     "promise": layer(VALUES, "trio"),
+    "home_loop": layer(f"{VALUES} ambient", "trio"),
     "policy": layer(VALUES, banned=EFFECTS),
     "drivers": layer(PORTS, "torch cuda pynvml", one_outside=True),
     "workers": layer(PORTS, "anyio cloudpickle", one_outside=True),
@@ -69,10 +70,9 @@ LAYERS = {
     "testing": layer(f"{PUBLIC} drivers.virtual policy", "anyio pytest"),
 }
 
-# What single files may import beyond their layer. anyio has no word for what the first four need
+# What single files may import beyond their layer. anyio has no word for what the first three need
 # of trio (system tasks, instruments, run-local values); the bars of a pool are drawn by others.
 EXTRA = {
-    "contexts/home_loop.py": frozenset({"trio"}),
     "contexts/step_hook_trio.py": frozenset({"trio"}),
     "host_task.py": frozenset({"trio"}),
     "testing/gates.py": frozenset({"anyio"}),

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Protocol
 
-from .. import ambient
-from ..errors import RequestError
+from . import ambient
+from .errors import RequestError
 
 __all__ = ["HomeLoop", "home_loop", "in_event_loop"]
 

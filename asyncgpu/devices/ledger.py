@@ -1,0 +1,125 @@
+"""`LockedLedger`: the budget of one device, for any thread. See `MemoryLedger`."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ..policy.budget import Budget
+from ..ports import AccountReading, Refusal
+
+__all__ = ["LockedLedger"]
+
+
+class LockedLedger:
+    """Asks `policy.budget` under a lock.
+
+    Credits come from finalisers, and a garbage collection may run one in the very thread that
+    holds the lock. So a credit never waits: it is put down, and entered by whoever has the lock.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        """Share out `capacity` bytes."""
+        self._budget = Budget(capacity)
+        # Held for moments only: no callback runs and nothing waits under it.
+        self._lock = threading.Lock()
+        self._credits: deque[tuple[int, int]] = deque()
+        self._on_credit: Callable[[], object] | None = None
+
+    def on_credit(self, callback: Callable[[], object] | None) -> None:
+        """Call `callback` after credits, in whatever thread; quick and never raising. None: no."""
+        self._on_credit = callback
+
+    @property
+    def available(self) -> int:
+        with self._entered() as budget:
+            return budget.available
+
+    def set_capacity(self, nbytes: int) -> None:
+        with self._entered() as budget:
+            budget.capacity = nbytes
+
+    def open_group(self, limit: int) -> int:
+        with self._entered() as budget:
+            return budget.open_group(limit)
+
+    def close_group(self, group: int) -> None:
+        with self._entered() as budget:
+            budget.close_group(group)
+
+    def open(
+        self, *, cap: int | None = None, reserved: int = 0, group: int | None = None
+    ) -> int | None:
+        with self._entered() as budget:
+            return budget.open(cap=cap, reserved=reserved, group=group)
+
+    def close(self, account: int) -> None:
+        with self._entered() as budget:
+            budget.close(account)
+
+    def charge(self, account: int, nbytes: int) -> bool:
+        with self._entered() as budget:
+            return budget.charge(account, nbytes)
+
+    def credit(self, account: int, nbytes: int) -> None:
+        self._credits.append((account, nbytes))
+        self._enter_credits()
+
+    def set_cap(self, account: int, cap: int | None) -> None:
+        with self._entered() as budget:
+            budget.set_cap(account, cap)
+
+    def reserve(self, account: int, nbytes: int) -> bool:
+        with self._entered() as budget:
+            return budget.reserve(account, nbytes)
+
+    def headroom(self, account: int) -> int:
+        with self._entered() as budget:
+            return budget.headroom(account)
+
+    def read(self, account: int) -> AccountReading | None:
+        with self._entered() as budget:
+            found = budget.account(account)
+            return found and AccountReading(found.cap, found.reserved, found.used, found.peak)
+
+    def refusal(self, account: int) -> Refusal | None:
+        with self._entered() as budget:
+            found = budget.account(account)
+            denial = found and found.denial
+            return denial and Refusal(denial.requested, denial.available, denial.by_device)
+
+    def check_invariants(self) -> None:
+        """Raise `AssertionError` if a sum or a rule does not hold. For tests."""
+        with self._entered() as budget:
+            budget.check_invariants()
+
+    @contextmanager
+    def _entered(self) -> Iterator[Budget]:
+        credited = False
+        try:
+            with self._lock:
+                credited = self._drain()
+                yield self._budget
+        finally:
+            # What was put down meanwhile found the lock taken.
+            self._enter_credits()
+            if credited and self._on_credit is not None:
+                self._on_credit()
+
+    def _enter_credits(self) -> None:
+        while self._credits and self._lock.acquire(blocking=False):
+            try:
+                credited = self._drain()
+            finally:
+                self._lock.release()
+            if credited and self._on_credit is not None:
+                self._on_credit()
+
+    def _drain(self) -> bool:
+        credits, budget = self._credits, self._budget
+        drained = bool(credits)
+        while credits:
+            budget.credit(*credits.popleft())
+        return drained
