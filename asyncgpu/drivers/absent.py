@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from ..errors import InfeasibleRequest
-from ..ports import DeviceInfo, DriverStream
+from ..ports import (
+    ComputeShare,
+    DeviceInfo,
+    DriverBlocks,
+    DriverMemory,
+    DriverStream,
+    Leaf,
+    MemoryLedger,
+    Preparation,
+)
 from .virtual.spec import VARIABLE
 
 __all__ = ["AbsentDriver", "no_device"]
@@ -32,22 +41,50 @@ class AbsentDriver:
     def torch_device(self, device: int) -> str:
         self._refuse(device)
 
-    def create_stream(self, device: int, *, level: int) -> DriverStream:
+    def create_stream(
+        self, device: int, *, level: int, share: ComputeShare | None = None
+    ) -> DriverStream:
+        self._refuse(device)
+
+    def open_share(self, device: int, share: float) -> ComputeShare:
         self._refuse(device)
 
     def current_stream(self, device: int) -> DriverStream | None:
         self._refuse(device)
 
-    def apply(self, stream: DriverStream, *, inference: bool = False) -> object:
+    def native_ledger(self, device: int, capacity: int) -> MemoryLedger | None:
+        self._refuse(device)
+
+    def open_memory(self, device: int, ledger: MemoryLedger, account: int) -> DriverMemory:
+        self._refuse(device)
+
+    def apply(
+        self,
+        stream: DriverStream,
+        *,
+        inference: bool = False,
+        memory: DriverMemory | None = None,
+    ) -> object:
         self._refuse(stream.device)
 
     def undo(self, token: object) -> None:
         """Do nothing: `apply` never succeeds."""
 
+    def alias(
+        self, leaves: Sequence[Leaf], device: int, let_go: Callable[[object], object]
+    ) -> list[object]:
+        self._refuse(device)
+
+    def open_blocks(self, stream: DriverStream, *, spare: int) -> DriverBlocks:
+        self._refuse(stream.device)
+
     def worker_environment(self, devices: Sequence[int]) -> Mapping[str, str]:
         for device in devices:
             self._refuse(device)
         return {}
+
+    def worker_preparation(self, devices: Sequence[str], vram: int) -> Preparation | None:
+        return None
 
     def close(self) -> None:
         """Do nothing: nothing was opened."""

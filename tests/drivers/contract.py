@@ -8,6 +8,7 @@ could make endless has a limit.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from asyncgpu.errors import DeviceLost, InvalidDevice, InvalidRequest
-from asyncgpu.ports import Driver, DriverEvent, DriverStream
+from asyncgpu.ports import Driver, DriverEvent, DriverStream, Leaf
 
 LIMIT = 20.0
 
@@ -86,6 +87,7 @@ class DriverContract:
             rig.driver.free_memory,
             rig.driver.torch_device,
             lambda index: rig.driver.create_stream(index, level=0),
+            lambda index: rig.driver.open_share(index, 0.5),
             lambda index: rig.driver.worker_environment([index]),
         ):
             with pytest.raises(InvalidDevice, match=f"cuda:{device}"):
@@ -153,6 +155,17 @@ class DriverContract:
     def test_there_are_three_levels(self, rig, level):
         with pytest.raises(InvalidRequest, match="level"):
             rig.driver.create_stream(0, level=level)
+
+    def test_a_share_is_a_part_of_the_device_or_a_label(self, rig):
+        share = rig.driver.open_share(0, 0.5)
+        assert 0 < share.granted <= 0.5
+        assert share.enforced is (share.sm_count is not None)
+        stream = rig.driver.create_stream(0, level=1, share=share)
+        share.close()
+        share.close()
+        rig.append(stream, 4)
+        reach(stream.record())
+        assert rig.read() == 4
 
     def test_a_stream_knows_its_device(self, rig):
         for device in rig.driver.inventory():
@@ -319,6 +332,35 @@ class DriverContract:
         assert set(threading.enumerate()) <= before
         with pytest.raises(InvalidRequest, match="closed"):
             rig.driver.create_stream(0, level=1)
+
+    # ------------------------------------------------------------------------------ aliases
+
+    def test_an_alias_is_the_same_memory_until_the_last_view_is_gone(self, rig):
+        tensor = torch.arange(8.0, device=rig.driver.torch_device(0))
+        storage, owners = weakref.ref(tensor.untyped_storage()), []
+        leaves = [Leaf("a", tensor), Leaf("b", "text"), Leaf("c", tensor[2:])]
+        alias, text, part = rig.driver.alias(leaves, 0, owners.append)
+        assert (alias.data_ptr(), text) == (tensor.data_ptr(), "text")
+        assert part.data_ptr() == tensor[2:].data_ptr()
+        assert torch.equal(alias.cpu(), torch.arange(8.0))
+        view = part.view(2, 3)[1]
+        del tensor, leaves, alias, part
+        assert storage() is not None
+        assert owners == []
+        del view
+        assert [owner.data_ptr() for owner in owners] == [storage().data_ptr()]
+        owners.clear()
+        assert storage() is None
+
+    @pytest.mark.parametrize("bad", ["elsewhere", "grad", "sparse"])
+    def test_what_cannot_be_aliased_is_named_by_its_place(self, rig, bad):
+        tensor = {
+            "elsewhere": lambda device: torch.ones(2, device="meta"),
+            "grad": lambda device: torch.ones(2, device=device, requires_grad=True),
+            "sparse": lambda device: torch.ones(2, 2, device=device).to_sparse(),
+        }[bad](rig.driver.torch_device(0))
+        with pytest.raises(InvalidRequest, match=r"tree\['x'\]"):
+            rig.driver.alias([Leaf("tree['x']", tensor)], 0, lambda owner: None)
 
 
 class FaultContract:

@@ -1,4 +1,4 @@
-"""A torch and an NVML without a GPU, for the CUDA driver.
+"""A torch and an NVML without a GPU, for the CUDA driver; `fake_pools` has its allocator.
 
 The fake keeps torch's rules for current streams: one per device and thread, a current device per
 thread, and setting a stream sets its device.
@@ -6,11 +6,14 @@ thread, and setting a stream sets its device.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from types import SimpleNamespace
 
 from asyncgpu.drivers.cuda.native import hardware_priority
 from asyncgpu.ports import DeviceInfo
+
+from .fake_pools import FakeAllocator, FakeCachingAllocator
 
 CUDA = 1
 
@@ -59,9 +62,17 @@ class FakeTorch:
     __version__ = "2.11.0+cu130"
     version = SimpleNamespace(cuda="13.0")
 
-    def __init__(self, *, private=True):
+    def __init__(self, *, private=True, newest_first=True, backend="native"):
         self.local = threading.local()
+        self.pools = pools = FakeCachingAllocator(self.device, newest_first=newest_first)
         self.cuda = SimpleNamespace(
+            MemPool=pools.MemPool,
+            use_mem_pool=self.use_mem_pool,
+            memory_snapshot=pools.snapshot,
+            empty_cache=pools.empty_cache,
+            synchronize=pools.synchronize,
+            default_stream=lambda device: pools,
+            get_allocator_backend=lambda: backend,
             ExternalStream=FakeStream,
             Stream=FakeStream,
             Event=FakeEvent,
@@ -69,8 +80,16 @@ class FakeTorch:
             current_stream=lambda device: FakeStream(*self.stream(device)[:2]),
             set_stream=lambda s: self.set_stream(s.stream_id, s.device_index, s.device_type),
         )
-        self._C = SimpleNamespace()
+        self._C = SimpleNamespace(
+            _cuda_customAllocator=FakeAllocator,
+            _is_multithreading_enabled=lambda: getattr(self.local, "multithreading", True),
+            _set_multithreading_enabled=lambda on: setattr(self.local, "multithreading", on),
+        )
         if private:
+            self._C._cuda_beginAllocateCurrentThreadToPool = pools.begin
+            self._C._cuda_endAllocateToPool = pools.end
+            self._C._cuda_releasePool = pools.release
+            self._C._cuda_clearCublasWorkspaces = pools.clear_workspaces
             self._C._cuda_getDevice = self.device
             self._C._cuda_getCurrentStream = self.stream
             self._C._cuda_setStream = self.set_stream
@@ -85,15 +104,26 @@ class FakeTorch:
         self.local.device = device_index
         setattr(self.local, f"stream{device_index}", (stream_id, device_index, device_type))
 
+    @contextlib.contextmanager
+    def use_mem_pool(self, pool, device):
+        self.pools.begin(device, pool.id)
+        try:
+            yield
+        finally:
+            self.pools.end(device, pool.id)
+            self.pools.release(device, pool.id)
+
     def state(self):
-        return self.device(), [self.stream(device) for device in range(3)]
+        streams = [self.stream(device) for device in range(3)]
+        pools = [self.pools.current(device) for device in range(3)]
+        return self.device(), streams, pools, self._C._is_multithreading_enabled()
 
 
 class FakeNative:
     def __init__(self):
         self.created = 0
 
-    def create(self, device, *, level):
+    def create(self, device, *, level, green=None):
         self.created += 1
         return 0x1000 + self.created, hardware_priority(level, least=0, greatest=-5)
 

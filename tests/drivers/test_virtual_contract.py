@@ -11,6 +11,7 @@ from asyncgpu.drivers.virtual.spec import VARIABLE
 from asyncgpu.errors import DeviceLost
 
 from .contract import DriverContract, FaultContract
+from .memory_contract import MemoryContract
 
 
 class VirtualRig:
@@ -62,6 +63,10 @@ def rig():
 
 
 class TestVirtualDriver(DriverContract):
+    pass
+
+
+class TestVirtualMemory(MemoryContract):
     pass
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...errors import DeviceError, DeviceLost
 
-__all__ = ["device_error", "translated"]
+__all__ = ["Unsupported", "device_error", "translated"]
 
 # The errors after which, by CUDA's own documentation (driver_types.h), the process cannot use the
 # device any more, and how CUDA words them. cudaError_t and CUresult share these numbers. The words
@@ -29,7 +29,14 @@ _STICKY = {
     999: "unknown error",
 }
 
+# Needs a newer driver; not supported; invalid type, and configuration, of a resource.
+_UNSUPPORTED = {36, 801, 914, 915}
+
 _TORCH_PREFIX = "CUDA error: "
+
+
+class Unsupported(DeviceError):
+    """This hardware or driver cannot do it; another one could."""
 
 
 def device_error(device: int, what: str, code: int | None = None) -> DeviceError:
@@ -43,6 +50,8 @@ def device_error(device: int, what: str, code: int | None = None) -> DeviceError
     sticky = code in _STICKY if code is not None else any(s in what for s in _STICKY.values())
     if sticky:
         return DeviceLost(f"cuda:{device} is lost: {what}; this process cannot use it any more")
+    if code in _UNSUPPORTED:
+        return Unsupported(f"cuda:{device}: {what}")
     return DeviceError(f"cuda:{device}: {what}")
 
 

@@ -28,40 +28,69 @@ class NativeStreams:
             raise RequestError(
                 "contexts on CUDA need cuda-python: pip install 'asyncgpu[cuda]'"
             ) from None
-        self._cuda: Any = driver
+        self.cuda: Any = driver
+        """The module ``cuda.bindings.driver``."""
         self._contexts: dict[int, Any] = {}
 
-    def create(self, device: int, *, level: int) -> tuple[int, int]:
+    def create(self, device: int, *, level: int, green: Any = None) -> tuple[int, int]:
         """Create a stream; return its ``cudaStream_t`` as a number, and its priority.
+
+        Args:
+            device: logical index.
+            level: 0 (most urgent), 1 or 2.
+            green: the green context it runs in; None: all of the device.
 
         Raises:
             InvalidRequest: `level` is not 0, 1 or 2.
             DeviceLost: the device has had a fault.
             DeviceError: CUDA refused.
         """
-        cuda = self._cuda
+        cuda = self.cuda
         # Pushed and popped: which device is current in this thread is torch's affair.
-        self._call(device, cuda.cuCtxPushCurrent, self._context(device))
+        self.call(device, cuda.cuCtxPushCurrent, self.cuda_context(device))
         try:
-            least, greatest = self._call(device, cuda.cuCtxGetStreamPriorityRange)
+            least, greatest = self.call(device, cuda.cuCtxGetStreamPriorityRange)
             priority = hardware_priority(level, least=least, greatest=greatest)
             # Non-blocking, as torch's own: it does not wait for the legacy default stream.
             flags = int(cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
-            (stream,) = self._call(device, cuda.cuStreamCreateWithPriority, flags, priority)
+            if green is None:
+                made = self.call(device, cuda.cuStreamCreateWithPriority, flags, priority)
+            else:
+                made = self.call(device, cuda.cuGreenCtxStreamCreate, green, flags, priority)
         finally:
-            self._call(device, cuda.cuCtxPopCurrent)
-        return int(stream), priority
+            self.call(device, cuda.cuCtxPopCurrent)
+        return int(made[0]), priority
 
-    def _context(self, device: int) -> Any:
+    def cuda_device(self, device: int) -> Any:
+        """Return CUDA's handle of a device.
+
+        Raises:
+            DeviceError: CUDA refused.
+        """
+        cuda = self.cuda
+        self.call(device, cuda.cuInit, 0)
+        (handle,) = self.call(device, cuda.cuDeviceGet, device)
+        return handle
+
+    def cuda_context(self, device: int) -> Any:
+        """Return the primary CUDA context of a device, which is torch's too.
+
+        Raises:
+            DeviceError: CUDA refused.
+        """
         if device not in self._contexts:
-            cuda = self._cuda
-            self._call(device, cuda.cuInit, 0)
-            (ordinal,) = self._call(device, cuda.cuDeviceGet, device)
+            retain = self.cuda.cuDevicePrimaryCtxRetain
             # Kept for the life of the process: to release the last reference destroys its streams.
-            (self._contexts[device],) = self._call(device, cuda.cuDevicePrimaryCtxRetain, ordinal)
+            (self._contexts[device],) = self.call(device, retain, self.cuda_device(device))
         return self._contexts[device]
 
-    def _call(self, device: int, function: Any, *arguments: object) -> tuple[Any, ...]:
+    def call(self, device: int, function: Any, *arguments: object) -> tuple[Any, ...]:
+        """Call CUDA and return what it gives beside the code.
+
+        Raises:
+            DeviceLost: the device has had a fault.
+            DeviceError: CUDA refused.
+        """
         code, *values = function(*arguments)
         if int(code) != 0:
             raise device_error(device, f"{function.__name__} returned {code!r}", int(code))

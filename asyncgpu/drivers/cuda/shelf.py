@@ -16,6 +16,9 @@ from typing import Any
 
 __all__ = ["Loan", "StreamShelf"]
 
+Kind = tuple[int, int, Any]
+"""Device, level, and the green context the stream runs in; None: all of the device."""
+
 
 @dataclass(slots=True, eq=False)
 class Loan:
@@ -24,31 +27,31 @@ class Loan:
     stream: Any
     """The torch stream."""
     priority: int
-    kind: tuple[int, int]
-    """Device and level."""
+    kind: Kind
     returned: bool = False
 
 
 class StreamShelf:
-    """Lends torch streams by device and level, each to one borrower at a time. Thread-safe.
+    """Lends torch streams by their kind, each to one borrower at a time. Thread-safe.
 
     Args:
-        create: makes a torch stream for ``(device, level)`` and returns it with its priority.
+        create: makes a torch stream for ``(device, level, green)`` and returns it with its
+            priority.
     """
 
-    def __init__(self, create: Callable[[int, int], tuple[Any, int]]) -> None:
+    def __init__(self, create: Callable[[int, int, Any], tuple[Any, int]]) -> None:
         self._create = create
         self._lock = threading.Lock()
-        self._shelved: defaultdict[tuple[int, int], list[Loan]] = defaultdict(list)
+        self._shelved: defaultdict[Kind, list[Loan]] = defaultdict(list)
 
-    def lend(self, device: int, level: int) -> Loan:
+    def lend(self, device: int, level: int, green: Any = None) -> Loan:
         """Lend a stream that nobody else has and that has nothing pending."""
-        kind = (device, level)
+        kind = (device, level, green)
         with self._lock:
             past = self._take_idle(kind)
             if past is not None:
                 return Loan(past.stream, past.priority, kind)
-            stream, priority = self._create(device, level)
+            stream, priority = self._create(device, level, green)
             return Loan(stream, priority, kind)
 
     def take_back(self, loan: Loan) -> None:
@@ -58,7 +61,7 @@ class StreamShelf:
                 loan.returned = True
                 self._shelved[loan.kind].append(loan)
 
-    def _take_idle(self, kind: tuple[int, int]) -> Loan | None:
+    def _take_idle(self, kind: Kind) -> Loan | None:
         shelved = self._shelved[kind]
         for place, loan in enumerate(shelved):
             # One with work pending stays where it is: nobody waits for it, nobody inherits it.

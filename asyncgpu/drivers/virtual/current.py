@@ -1,20 +1,25 @@
-"""What is current in each thread: one virtual stream for each device, and the inference mode."""
+"""What is current in each thread: a stream for each device, the inference mode, and one memory."""
 
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 from ...errors import InvalidRequest, InvalidTransition
 from ..inference import enter_inference, leave_inference
+from .memory import VirtualMemory
 from .stream import VirtualStream
+
+if TYPE_CHECKING:
+    from .metering import Meter
 
 __all__ = ["CurrentStreams"]
 
-_Token = tuple[int, VirtualStream | None, object]
+_Token = tuple[int, VirtualStream | None, object, bool, VirtualMemory | None]
 
 
 class CurrentStreams:
-    """The current streams of every thread.
+    """The current streams of every thread, and what comes and goes with them.
 
     `apply` and `undo` stand in every step of every task inside a session, so they are a handful of
     dictionary operations. Unlike CUDA, `undo` checks its order: this driver is the test bed, and
@@ -28,22 +33,32 @@ class CurrentStreams:
         """Return this thread's stream on `device`; None: the default stream."""
         return self._thread.state.streams.get(device)
 
-    def apply(self, stream: VirtualStream, *, inference: bool) -> _Token:
+    def apply(
+        self, stream: VirtualStream, *, inference: bool, memory: VirtualMemory | None
+    ) -> _Token:
         """Make `stream` current for this thread; return the token that `undo` takes.
 
         Args:
             stream: an open stream.
             inference: whether torch's inference mode goes on with it.
+            memory: what is charged for allocations from now on; None: as before.
 
         Raises:
-            InvalidRequest: the stream is closed.
+            InvalidRequest: the stream or the memory is closed.
         """
         if stream.closed:
             raise InvalidRequest(f"{stream!r} is closed")
+        if memory is not None and memory.closed:
+            raise InvalidRequest(f"the memory of a context on cuda:{memory.device} is closed")
         mode = enter_inference() if inference else None
         state = self._thread.state
         device = stream.device
-        token = (device, state.streams.get(device), mode)
+        outer = None
+        if memory is not None:
+            if state.meter is None:
+                state.meter = memory.new_meter()
+            outer = state.meter.enter(memory)
+        token = (device, state.streams.get(device), mode, memory is not None, outer)
         state.streams[device] = stream
         state.tokens.append(token)
         return token
@@ -60,7 +75,10 @@ class CurrentStreams:
             raise InvalidTransition(
                 "current stream", f"{len(tokens)} applied in this thread", "undo out of order"
             )
-        device, previous, mode = tokens.pop()
+        device, previous, mode, metered, outer = tokens.pop()
+        if metered:
+            assert state.meter is not None
+            state.meter.leave(outer)
         if previous is None:
             del state.streams[device]
         else:
@@ -76,8 +94,9 @@ class _Thread(threading.local):
 
 
 class _ThreadState:
-    __slots__ = ("streams", "tokens")
+    __slots__ = ("meter", "streams", "tokens")
 
     def __init__(self) -> None:
         self.streams: dict[int, VirtualStream] = {}
         self.tokens: list[_Token] = []
+        self.meter: Meter | None = None

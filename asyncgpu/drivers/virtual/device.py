@@ -6,10 +6,13 @@ import itertools
 import os
 import threading
 import time
+import weakref
 
 from ...errors import DeviceLost, InvalidRequest
-from ...ports import DeviceInfo
+from ...ports import DeviceInfo, MemoryLedger
+from .claims import Claims
 from .faults import FaultScript
+from .memory import VirtualMemory
 from .stream import VirtualStream, Work
 
 __all__ = ["VirtualDevice"]
@@ -35,6 +38,8 @@ class VirtualDevice:
         self._lock = threading.Lock()
         self._stream_ids = itertools.count(1)
         self._streams: list[VirtualStream] = []
+        # A memory lives as long as its context, and as long as anything that was allocated there.
+        self._memories: weakref.WeakSet[VirtualMemory] = weakref.WeakSet()
         self._closed = False
 
     def info(self) -> DeviceInfo:
@@ -47,8 +52,34 @@ class VirtualDevice:
         )
 
     def free_memory(self) -> int:
-        """Bytes free: the total, minus what is known to be used by other programs."""
-        return max(0, self.total_memory - self._script.occupied(self.index))
+        """Bytes free: the total, minus what other programs use, and the contexts of this one."""
+        with self._lock:
+            memories = list(self._memories)
+        used = self._script.occupied(self.index) + sum(memory.charged for memory in memories)
+        return max(0, self.total_memory - used)
+
+    def open_memory(self, ledger: MemoryLedger, account: int, claims: Claims) -> VirtualMemory:
+        """Open memory that is charged to `account`; imports torch.
+
+        Args:
+            ledger: asked before anything is charged.
+            account: whom it charges.
+            claims: those of the driver.
+        """
+        from .metering import Meter
+
+        memory = VirtualMemory(
+            self.index,
+            self.total_memory,
+            ledger=ledger,
+            account=account,
+            script=self._script,
+            claims=claims,
+            new_meter=Meter,
+        )
+        with self._lock:
+            self._memories.add(memory)
+        return memory
 
     def create_stream(self, level: int) -> VirtualStream:
         """Open a stream.

@@ -5,13 +5,26 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ...errors import InvalidDevice, InvalidRequest
-from ...ports import DeviceInfo, DriverStream
+from ...ports import (
+    ComputeShare,
+    DeviceInfo,
+    DriverMemory,
+    DriverStream,
+    Leaf,
+    MemoryLedger,
+    Preparation,
+)
+from ..adoption import aliases
+from ..label_share import LabelShare
+from .blocks import VirtualBlocks
+from .claims import Claims
 from .current import CurrentStreams
 from .device import VirtualDevice
 from .faults import FaultScript, active_script
+from .memory import VirtualMemory
 from .spec import VARIABLE, format_spec, parse_spec
 from .stream import VirtualStream
 
@@ -28,9 +41,9 @@ class VirtualDriver:
     can be scripted. Tools are handed ``device("cpu")``, so torch itself runs their operators in
     the calling thread: what a virtual stream carries is what was put on it with `enqueue`.
 
-    `free_memory` knows the device's size and what the fault script says other programs use. Torch
-    storages are not counted here: that belongs to the budget, which meters them where they are
-    made and does not need this number.
+    The storages that torch makes while a memory is applied are counted, and refused over budget:
+    `metering` says how, and what it cannot see. `free_memory` is what these memories, and what the
+    fault script says of other programs, leave of the device.
     """
 
     def __init__(self, sizes: Sequence[int], *, script: FaultScript | None = None) -> None:
@@ -41,6 +54,7 @@ class VirtualDriver:
             VirtualDevice(index, size, self.script) for index, size in enumerate(self._sizes)
         ]
         self._current = CurrentStreams()
+        self._claims = Claims()
         self._closing = threading.Lock()
         self._closed = False
         for device in self._devices:
@@ -69,24 +83,64 @@ class VirtualDriver:
         self._device(device)
         return "cpu"
 
-    def create_stream(self, device: int, *, level: int) -> VirtualStream:
+    def create_stream(
+        self, device: int, *, level: int, share: ComputeShare | None = None
+    ) -> VirtualStream:
         return self._device(device).create_stream(level)
+
+    def open_share(self, device: int, share: float) -> ComputeShare:
+        """Return a label: a virtual device has no multiprocessors to share out."""
+        self._device(device)
+        return LabelShare(share)
 
     def current_stream(self, device: int) -> VirtualStream | None:
         return self._current.get(device)
 
-    def apply(self, stream: DriverStream, *, inference: bool = False) -> object:
+    def native_ledger(self, device: int, capacity: int) -> MemoryLedger | None:
+        return None
+
+    def open_memory(self, device: int, ledger: MemoryLedger, account: int) -> DriverMemory:
+        return self._device(device).open_memory(ledger, account, self._claims)
+
+    def apply(
+        self,
+        stream: DriverStream,
+        *,
+        inference: bool = False,
+        memory: DriverMemory | None = None,
+    ) -> object:
         self.script.before_apply()
         if not isinstance(stream, VirtualStream):
             raise InvalidRequest(f"{stream!r} is not a stream of the virtual driver")
-        return self._current.apply(stream, inference=inference)
+        if memory is not None and not isinstance(memory, VirtualMemory):
+            raise InvalidRequest(f"{memory!r} is not a memory of the virtual driver")
+        return self._current.apply(stream, inference=inference, memory=memory)
 
     def undo(self, token: object) -> None:
         self._current.undo(token)
 
+    def alias(
+        self, leaves: Sequence[Leaf], device: int, let_go: Callable[[object], object]
+    ) -> list[object]:
+        def elsewhere(storage: object) -> str | None:
+            # torch knows one CPU; who is charged for the storage knows which device it stands for.
+            index = self._claims.device_of(storage)
+            return None if index in (None, device) else f"cuda:{index}"
+
+        return aliases(leaves, self.torch_device(device), let_go, elsewhere=elsewhere)
+
+    def open_blocks(self, stream: DriverStream, *, spare: int) -> VirtualBlocks:
+        if not isinstance(stream, VirtualStream):
+            raise InvalidRequest(f"{stream!r} is not a stream of the virtual driver")
+        return VirtualBlocks(stream, current=self._current.get, spare=spare)
+
     def worker_environment(self, devices: Sequence[int]) -> Mapping[str, str]:
         sizes = tuple(self._device(device).total_memory for device in devices)
         return {VARIABLE: format_spec(sizes)}
+
+    def worker_preparation(self, devices: Sequence[str], vram: int) -> Preparation | None:
+        # A worker's tensors are host memory that nothing counts in its process.
+        return None
 
     def close(self) -> None:
         """Drop the work that has not begun, interrupt what runs, and end every thread.

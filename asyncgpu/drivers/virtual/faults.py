@@ -36,6 +36,7 @@ class FaultScript:
         self._failing_applies = 0
         self._failing_work: Counter[int] = Counter()
         self._occupied: Counter[int] = Counter()
+        self._refusals: Counter[int] = Counter()
 
     @contextmanager
     def active(self) -> Iterator[FaultScript]:
@@ -73,6 +74,11 @@ class FaultScript:
         with self._lock:
             self._occupied[_index(device)] = nbytes
 
+    def refuse_next_allocation(self, device: int | str, *, times: int = 1) -> None:
+        """The next `times` allocations on `device` by contexts fail, as if it were full."""
+        with self._lock:
+            self._refusals[_index(device)] += times
+
     def attach(self, device: Scripted) -> None:
         """Let `device` play this script."""
         with self._lock:
@@ -99,6 +105,16 @@ class FaultScript:
             self._failing_work[device] -= failing
         if failing:
             raise RuntimeError("scripted fault")
+
+    def refuses_allocation(self, device: int) -> bool:
+        """Whether the script says so; asked for every allocation, so it looks before it locks."""
+        return self._refusals[device] > 0 and self._take_refusal(device)
+
+    def _take_refusal(self, device: int) -> bool:
+        with self._lock:
+            taken = self._refusals[device] > 0
+            self._refusals[device] -= taken
+            return taken
 
     def _take_apply(self) -> bool:
         with self._lock:
