@@ -16,9 +16,11 @@ if TYPE_CHECKING:
         create_context,
         current_runtime,
         destroy_context,
+        get_available_vram,
         get_context,
         initialize,
         list_contexts,
+        on_memory_pressure,
         shutdown,
     )
     from .blocking import BlockingRuntime, blocking_runtime
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from .contexts.context import ExecutionContext
     from .contexts.current import current_context
     from .contexts.events import DeviceEvent
+    from .contexts.partition import Partition, PartitionUsage
+    from .contexts.partitions import PartitionManager, PartitionStats
+    from .contexts.memory_block import MemoryBlock
+    from .contexts.memory_pool import MemoryPool, MemoryPoolStats
     from .contexts.session import context_session
     from .contexts.stream import Stream
     from .contexts.usage import ContextUsage
@@ -51,20 +57,26 @@ if TYPE_CHECKING:
         RequestError,
         SessionMisuse,
         ToolFailed,
+        ToolOutOfMemory,
         VRAMBudgetExceeded,
         WorkerDied,
         WorkerError,
         WorkerStartTimeout,
     )
     from .policy.context_state import ContextState
+    from .policy.evaluator import Decision, QosEvaluation, QosPolicyEvaluator, QosStats
     from .policy.offload import OffloadStrategy
+    from .policy.partitions import PartitionConfig, PartitionLimits
     from .policy.qos import QoSPolicy
+    from .policy.task_meta import QosTaskMeta
     from .runtime import Runtime, RuntimeStatus
     from .settings import Settings
-    from .tools.job import ItemResult
+    from .tools.answers import CacheStats
     from .tools.persist import Worker, get_tool, persist, persist_tool, shutdown_tool
+    from .tools.plan_work import ItemResult
     from .tools.pool import ToolPool
     from .tools.progress import Progress
+    from .tools.result_cache import ResultCache
     from .tools.stats import PoolStats, SlotStats
     from .tools.timeline import Span, Timeline
     from .tools.tool import Tool, tool
@@ -74,11 +86,13 @@ _HOME = {
     "create_context": ".api",
     "current_runtime": ".api",
     "destroy_context": ".api",
+    "get_available_vram": ".api",
     "get_context": ".api",
     "get_context_usage": ".contexts.calls",
     "get_stream": ".contexts.calls",
     "initialize": ".api",
     "list_contexts": ".api",
+    "on_memory_pressure": ".api",
     "record_event": ".contexts.calls",
     "shutdown": ".api",
     "wait_event": ".contexts.calls",
@@ -87,6 +101,13 @@ _HOME = {
     "ExecutionContext": ".contexts.context",
     "current_context": ".contexts.current",
     "DeviceEvent": ".contexts.events",
+    "Partition": ".contexts.partition",
+    "PartitionUsage": ".contexts.partition",
+    "PartitionManager": ".contexts.partitions",
+    "PartitionStats": ".contexts.partitions",
+    "MemoryBlock": ".contexts.memory_block",
+    "MemoryPool": ".contexts.memory_pool",
+    "MemoryPoolStats": ".contexts.memory_pool",
     "context_session": ".contexts.session",
     "Stream": ".contexts.stream",
     "ContextUsage": ".contexts.usage",
@@ -112,24 +133,34 @@ _HOME = {
     "RequestError": ".errors",
     "SessionMisuse": ".errors",
     "ToolFailed": ".errors",
+    "ToolOutOfMemory": ".errors",
     "VRAMBudgetExceeded": ".errors",
     "WorkerDied": ".errors",
     "WorkerError": ".errors",
     "WorkerStartTimeout": ".errors",
     "ContextState": ".policy.context_state",
+    "Decision": ".policy.evaluator",
+    "QosEvaluation": ".policy.evaluator",
+    "QosPolicyEvaluator": ".policy.evaluator",
+    "QosStats": ".policy.evaluator",
     "OffloadStrategy": ".policy.offload",
+    "PartitionConfig": ".policy.partitions",
+    "PartitionLimits": ".policy.partitions",
     "QoSPolicy": ".policy.qos",
+    "QosTaskMeta": ".policy.task_meta",
     "Runtime": ".runtime",
     "RuntimeStatus": ".runtime",
     "Settings": ".settings",
-    "ItemResult": ".tools.job",
+    "CacheStats": ".tools.answers",
     "Worker": ".tools.persist",
     "get_tool": ".tools.persist",
     "persist": ".tools.persist",
     "persist_tool": ".tools.persist",
     "shutdown_tool": ".tools.persist",
+    "ItemResult": ".tools.plan_work",
     "ToolPool": ".tools.pool",
     "Progress": ".tools.progress",
+    "ResultCache": ".tools.result_cache",
     "PoolStats": ".tools.stats",
     "SlotStats": ".tools.stats",
     "Span": ".tools.timeline",
@@ -150,9 +181,11 @@ __all__ = [
     "Allocation",
     "AsyncGPUError",
     "BlockingRuntime",
+    "CacheStats",
     "ContextClosed",
     "ContextState",
     "ContextUsage",
+    "Decision",
     "DeviceChange",
     "DeviceError",
     "DeviceEvent",
@@ -168,14 +201,28 @@ __all__ = [
     "ItemError",
     "ItemResult",
     "Lease",
+    "MemoryBlock",
+    "MemoryPool",
+    "MemoryPoolStats",
     "NoRuntime",
     "OffloadStrategy",
     "OutOfDeviceMemory",
     "PartialFailure",
+    "Partition",
+    "PartitionConfig",
+    "PartitionLimits",
+    "PartitionManager",
+    "PartitionStats",
+    "PartitionUsage",
     "PoolStats",
     "Progress",
     "QoSPolicy",
+    "QosEvaluation",
+    "QosPolicyEvaluator",
+    "QosStats",
+    "QosTaskMeta",
     "RequestError",
+    "ResultCache",
     "Runtime",
     "RuntimeStatus",
     "SessionMisuse",
@@ -186,6 +233,7 @@ __all__ = [
     "Timeline",
     "Tool",
     "ToolFailed",
+    "ToolOutOfMemory",
     "ToolPool",
     "VRAMBudgetExceeded",
     "Worker",
@@ -199,12 +247,14 @@ __all__ = [
     "current_runtime",
     "destroy_context",
     "errors",
+    "get_available_vram",
     "get_context",
     "get_context_usage",
     "get_stream",
     "get_tool",
     "initialize",
     "list_contexts",
+    "on_memory_pressure",
     "persist",
     "persist_tool",
     "record_event",

@@ -21,6 +21,7 @@ __all__ = [
     "find_runtime",
     "persistence",
     "pool",
+    "pressure",
     "register_runtime",
     "running_loop",
     "runtime",
@@ -43,6 +44,9 @@ persistence: ContextVar[Any] = ContextVar("asyncgpu_persistence", default=None)
 
 claims: ContextVar[frozenset[int]] = ContextVar("asyncgpu_claims", default=frozenset())
 """Ids of the device claims this task holds, so that it never waits for itself."""
+
+pressure: ContextVar[frozenset[int]] = ContextVar("asyncgpu_pressure", default=frozenset())
+"""Ids of the memory pressure handlers being asked around this task, so that none asks itself."""
 
 # A FastAPI lifespan's ContextVars do not reach its endpoints, so a runtime is also found by the
 # event loop it was opened on. Appended to and removed from by `Runtime` alone, in its own loop.

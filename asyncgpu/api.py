@@ -10,6 +10,8 @@ from typing import Any
 
 from . import ambient
 from .contexts.context import ExecutionContext
+from .contexts.partition import Partition
+from .contexts.pressure import Handler, Registration
 from .errors import RequestError
 from .policy.qos import QoSPolicy
 from .runtime import Runtime
@@ -19,9 +21,11 @@ __all__ = [
     "create_context",
     "current_runtime",
     "destroy_context",
+    "get_available_vram",
     "get_context",
     "initialize",
     "list_contexts",
+    "on_memory_pressure",
     "shutdown",
 ]
 
@@ -70,6 +74,7 @@ async def create_context(
     base_vram: Size | None = None,
     qos: QoSPolicy = QoSPolicy.BURSTABLE,
     device: str | None = None,
+    partition: Partition | str | None = None,
     max_concurrent_sessions: int | None = None,
     timeout: float | None = None,
 ) -> ExecutionContext:
@@ -80,9 +85,40 @@ async def create_context(
         base_vram=base_vram,
         qos=qos,
         device=device,
+        partition=partition,
         max_concurrent_sessions=max_concurrent_sessions,
         timeout=timeout,
     )
+
+
+def get_available_vram(device: str | None = None) -> int:
+    """Return the bytes that a new context could reserve on a device; None: the runtime's.
+
+    See `Runtime.available_vram`.
+    """
+    return current_runtime().available_vram(device)
+
+
+def on_memory_pressure(handler: Handler) -> Registration:
+    """Ask ``handler(ctx, requested, available)`` whenever a context runs short of memory.
+
+    A plain function is called in the event loop and must be quick; an async one is awaited. It may
+    free memory, and it may answer True: then `ctx` may use `requested` bytes more than its
+    `max_vram`, until its use is back under that. Nobody's reservation is ever taken for it. At a
+    mark (`Settings.memory_soft_mark`, `memory_hard_mark`) `requested` is 0 and the answer does not
+    matter. A handler that raises, or an async one that takes longer than
+    `Settings.memory_handler_timeout`, is logged and counts as False.
+
+    Handlers are asked in the order of registration until one answers True, and only where
+    somebody can wait: never inside an allocation. Can be used as a decorator.
+
+    Returns:
+        The registration, whose `unregister` ends it.
+
+    Raises:
+        InvalidRequest: `handler` cannot be called.
+    """
+    return current_runtime().on_memory_pressure(handler)
 
 
 def get_context(name: str) -> ExecutionContext | None:

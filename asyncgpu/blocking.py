@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from .contexts.context import ExecutionContext
+from .contexts.partitions import PartitionManager
 from .devices.lease import Lease
 from .runtime import Runtime, RuntimeStatus
 
@@ -52,6 +53,10 @@ class BlockingRuntime:
     def contexts(self) -> list[ExecutionContext]:
         """Return the open contexts, in order of their creation."""
         return self._portal.call(self._runtime.contexts)
+
+    def partitions(self, device: str | None = None) -> PartitionManager:
+        """Return the manager of a device's partitions; see `Runtime.partitions`."""
+        return self._portal.call(self._runtime.partitions, device)
 
     def lease(self, device: str = "cuda", **options: Any) -> AbstractContextManager[Lease]:
         """Wait for a lease; ``with`` holds it. See `DeviceManager.lease`."""

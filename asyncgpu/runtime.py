@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import Token
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -20,12 +21,19 @@ import anyio.to_thread
 
 from . import ambient
 from .contexts.context import ExecutionContext
-from .contexts.registry import ContextRegistry
+from .contexts.memory_pools import MemoryPools
+from .contexts.partition import Partition
+from .contexts.partitions import PartitionManager
+from .contexts.pressure import Handler, Registration
+from .contexts.services import ContextServices
 from .devices.lease import Lease
 from .devices.manager import DeviceManager
+from .devices.memories import DeviceMemories
+from .devices.planned_memory import planned
 from .devices.status import DeviceStatus
 from .drivers.select import open_driver
 from .errors import InfeasibleRequest, InvalidDevice, NoRuntime, RequestError
+from .home_loop import home_loop
 from .host_task import HostTask
 from .policy.device_spec import parse_device
 from .policy.qos import QoSPolicy
@@ -35,7 +43,8 @@ from .tools.host import ToolHost
 from .tools.launcher import Launcher
 from .tools.stats import PoolStats
 from .tools.timeline import Timeline
-from .units import Size, format_size, parse_size
+from .units import Size, parse_size
+from .workers.pickling import find_codecs
 from .workers.process import ProcessTransport
 
 __all__ = ["Runtime", "RuntimeStatus"]
@@ -107,7 +116,7 @@ class Runtime:
         )
         self._settings = settings
         self._host: HostTask | None = None
-        self._contexts: ContextRegistry | None = None
+        self._services: ContextServices | None = None
         self._transport: ProcessTransport | None = None
         self._token: Token[Any] | None = None
         self.is_open = False
@@ -146,11 +155,20 @@ class Runtime:
         self._host = HostTask(self._teardown)
         self.driver, inventory = await anyio.to_thread.run_sync(self._open_driver, settings)
         try:
+            planned_with = planned(inventory, self._budget)
+            self._memories = DeviceMemories(
+                self.driver,
+                {info.index: info.total_memory for info in planned_with},
+                ageing_seconds=settings.ageing_seconds,
+                clock=_loop_clock(),
+                loop=home_loop(),
+            )
             self.devices = DeviceManager(
-                [self._within_budget(info) for info in inventory],
+                planned_with,
                 settings=settings,
                 clock=_loop_clock(),
                 start_soon=self._host.start_soon,
+                memories=self._memories,
             )
             self._check_default_device(len(inventory))
         except BaseException:
@@ -176,22 +194,17 @@ class Runtime:
     async def _teardown(self) -> None:
         self.is_open = False
         ambient.unregister_runtime(self)
-        assert self._contexts is not None
+        if self.pid != os.getpid():
+            return  # In the child of a fork: workers and devices are the parent's.
+        assert self._services is not None
         assert self._transport is not None
         self.devices.close()
         # A stack, so that each is closed whatever became of those before it.
         async with AsyncExitStack() as parts:
             parts.push_async_callback(anyio.to_thread.run_sync, self.driver.close)
             parts.push_async_callback(self._transport.aclose)
-            parts.push_async_callback(self._close_contexts, self._contexts)
+            parts.push_async_callback(self._services.aclose)
             parts.push_async_callback(self.tools.aclose)
-
-    async def _close_contexts(self, contexts: ContextRegistry) -> None:
-        """Drain them for a while; what still runs then, in a thread or on a stream, is left."""
-        try:
-            await contexts.aclose(timeout=self._close_timeout)
-        except Exception as error:  # noqa: BLE001 - closing goes on; the log says what was left
-            log.warning("closing the runtime: %s", error)
 
     def _check_default_device(self, count: int) -> None:
         index = self._default_device
@@ -204,24 +217,10 @@ class Runtime:
             choice = open_driver(choice, virtual_devices=settings.virtual_devices)
         return choice, list(choice.inventory())
 
-    def _within_budget(self, info: DeviceInfo) -> DeviceInfo:
-        if self._budget is None:
-            return info
-        if self._budget > info.total_memory:
-            log.warning(
-                "total_vram_budget %s is more than cuda:%d has: clamped to %s",
-                format_size(self._budget),
-                info.index,
-                format_size(info.total_memory),
-            )
-            return info
-        return replace(info, total_memory=self._budget)
-
     def _compose(self, settings: Settings) -> None:
         assert self._host is not None
-        self._close_timeout = settings.close_timeout
         clock = _loop_clock()
-        self.timeline = Timeline(clock=clock)
+        self.timeline = Timeline(clock=_clock_for_threads())
         self._transport = ProcessTransport(codecs=_CODECS)
         self.tools = ToolHost(
             Launcher(
@@ -232,11 +231,15 @@ class Runtime:
                 timeline=self.timeline,
                 clock=clock,
                 start_soon=self._host.start_soon,
+                codecs=tuple(find_codecs(_CODECS)),
             )
         )
-        self._contexts = ContextRegistry(
+        self._services = ContextServices(
             driver=self.driver,
             devices=self.devices,
+            memories=self._memories,
+            settings=settings,
+            timeline=self.timeline,
             start_soon=self._host.start_soon,
             default_device=self._default_index(),
         )
@@ -256,6 +259,7 @@ class Runtime:
         base_vram: Size | None = None,
         qos: QoSPolicy = QoSPolicy.BURSTABLE,
         device: str | None = None,
+        partition: Partition | str | None = None,
         max_concurrent_sessions: int | None = None,
         timeout: float | None = None,
     ) -> ExecutionContext:
@@ -266,37 +270,73 @@ class Runtime:
             max_vram: bytes it may use at most; None: no cap of its own. GUARANTEED needs one.
             base_vram: bytes reserved for it; None: `max_vram` for GUARANTEED, else 0.
             qos: how much it can rely on.
-            device: ``"cuda:1"``; None: the runtime's device.
+            device: ``"cuda:1"``; None: the partition's, else the runtime's device.
+            partition: the part of the device it belongs to, or the id of that; its `max_vram` is
+                at most the memory limit there, and just that by default. None: the whole device.
             max_concurrent_sessions: sessions that may run at once; None: any number.
             timeout: seconds to wait for the reservation; None: as long as it takes.
 
         Raises:
             DuplicateName: a context of that name is open.
             InfeasibleRequest: the reservation could never be met.
-            InvalidRequest: sizes that contradict each other, or mean nothing.
+            InvalidRequest: sizes that contradict each other, or mean nothing, or are more than the
+                partition has; a partition of another device.
+            RequestError: there is no such partition, or it was deleted.
             TimeoutError: the reservation was not met in time.
         """
-        return await self._open_contexts().create(
+        return await self._open_services().registry.create(
             name,
             max_vram=max_vram,
             base_vram=base_vram,
             qos=qos,
             device=device,
+            partition=partition,
             max_concurrent_sessions=max_concurrent_sessions,
             timeout=timeout,
         )
 
     def get_context(self, name: str) -> ExecutionContext | None:
         """Return the open context of that name, or None."""
-        return self._open_contexts().get(name)
+        return self._open_services().registry.get(name)
 
     def contexts(self) -> list[ExecutionContext]:
         """Return the open contexts, oldest first."""
-        return self._open_contexts().contexts()
+        return self._open_services().registry.contexts()
 
     async def destroy_context(self, name: str) -> bool:
         """Close the context of that name, its work drained; False: there is none."""
-        return await self._open_contexts().destroy(name)
+        return await self._open_services().registry.destroy(name)
+
+    def partitions(self, device: str | None = None) -> PartitionManager:
+        """Return the manager of a device's partitions; None: the runtime's device.
+
+        Raises:
+            InvalidDevice: `device` does not name one device that is there.
+        """
+        index = None if device is None else _one_device(device)
+        return self._open_services().partitions.manager(
+            self._default_index() if index is None else index
+        )
+
+    def available_vram(self, device: str | None = None) -> int:
+        """Return the bytes that a new context could reserve on a device now.
+
+        That is the device's budget, minus what is reserved and what is used above reservations,
+        and never more than the driver reports free. It asks the driver, which may take a
+        millisecond.
+
+        Args:
+            device: ``"cuda:1"``; None: the runtime's device.
+
+        Raises:
+            InvalidDevice: `device` does not name one device that is there.
+        """
+        index = self._default_index() if device is None else _one_device(device)
+        return self._memories.available(self._default_index() if index is None else index)
+
+    def on_memory_pressure(self, handler: Handler) -> Registration:
+        """Ask `handler` when memory runs short; see the function of the same name."""
+        return self._open_services().pressure.register(handler)
 
     def lease(
         self,
@@ -318,12 +358,17 @@ class Runtime:
             workers=self.tools.stats(),
         )
 
-    def _open_contexts(self) -> ContextRegistry:
-        if self._contexts is None or not self.is_open:
+    @property
+    def memory_pools(self) -> MemoryPools:
+        """What opens a `MemoryPool`; see there."""
+        return self._open_services().memory_pools
+
+    def _open_services(self) -> ContextServices:
+        if self._services is None or not self.is_open:
             raise NoRuntime("this Runtime is not open; open it with `async with`")
         if self.pid != os.getpid():
             raise NoRuntime(f"this Runtime was opened in process {self.pid}, before a fork")
-        return self._contexts
+        return self._services
 
 
 def _one_device(text: str) -> int | None:
@@ -338,3 +383,11 @@ def _loop_clock() -> Callable[[], float]:
     """Return the running loop's clock, without the detour of asking which loop that is."""
     loop = asyncio._get_running_loop()
     return anyio.current_time if loop is None else loop.time
+
+
+def _clock_for_threads() -> Callable[[], float]:
+    """Return the running loop's clock for other threads, in which trio's cannot be asked."""
+    if asyncio._get_running_loop() is not None:
+        return time.monotonic
+    zero = anyio.current_time() - time.monotonic()
+    return lambda: zero + time.monotonic()

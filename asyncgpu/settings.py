@@ -39,6 +39,12 @@ class Settings:
     allow_multiple_per_device: bool = False
     """Packing: several holders share a device, spread by free memory; declared VRAM is reserved."""
 
+    device_locks: bool = True
+    """GPUs in use are locked against other programs of the same user that use asyncgpu."""
+
+    max_concurrent_sessions: int | None = None
+    """Sessions at once on each device, over all contexts; None: any number."""
+
     ageing_seconds: float = 10.0
     """A waiter rises one QoS class for each of these, so that nobody waits for ever."""
 
@@ -48,6 +54,15 @@ class Settings:
     worker_stop_grace: float = 2.0
     """How long an ending worker may take for `Tool.close` before its process group is killed."""
 
+    memory_soft_mark: float = 0.80
+    """Share of a context's budget at which its caches are dropped and handlers told."""
+
+    memory_hard_mark: float = 0.95
+    """Share of a context's budget at which memory pressure handlers are told again."""
+
+    memory_handler_timeout: float = 10.0
+    """How long an async memory pressure handler may take; then its answer is no."""
+
     close_timeout: float = 10.0
     """How long a closing runtime waits for what its contexts still run."""
 
@@ -56,7 +71,15 @@ class Settings:
             raise InvalidRequest(
                 f"offload_strategy: {self.offload_strategy!r} is neither 'restart' nor 'cpu'"
             )
-        for name in ("ageing_seconds", "worker_start_timeout"):
+        sessions = self.max_concurrent_sessions
+        if sessions is not None and (isinstance(sessions, bool) or sessions < 1):
+            raise InvalidRequest(f"max_concurrent_sessions: {sessions!r} is not 1 or more")
+        if not 0 < self.memory_soft_mark <= self.memory_hard_mark <= 1:
+            raise InvalidRequest(
+                f"memory marks: soft {self.memory_soft_mark} and hard {self.memory_hard_mark} are "
+                "not shares above 0 and up to 1, in this order"
+            )
+        for name in ("ageing_seconds", "worker_start_timeout", "memory_handler_timeout"):
             _require(name, getattr(self, name), lambda x: x > 0, "must be above 0 seconds")
         for name in ("worker_stop_grace", "close_timeout"):
             _require(name, getattr(self, name), lambda x: x >= 0, "is not 0 seconds or more")
@@ -86,6 +109,8 @@ def _parse(variable: str, raw: str, type_name: str) -> Any:
     try:
         if type_name == "float":
             return float(text)
+        if type_name == "int | None":
+            return int(text)
     except ValueError:
         raise InvalidRequest(f"{variable}={raw!r} is not a number") from None
     return text.lower() if variable.endswith("OFFLOAD_STRATEGY") else text

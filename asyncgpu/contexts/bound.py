@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from .carried import CarriedSession
 from .current import applied
+from .out_of_memory import translating
 
 if TYPE_CHECKING:
     from .context import ExecutionContext
@@ -21,14 +22,14 @@ R = TypeVar("R")
 def bound_to(context: ExecutionContext, fn: Callable[P, R]) -> Callable[P, R]:
     """Return `fn`, called on `context`'s stream in whichever thread calls it."""
     core = context._core
-    what = f"bound {getattr(fn, '__name__', repr(fn))}"
+    what = f"bound {getattr(fn, '__name__', type(fn).__name__)}"
 
     @functools.wraps(fn)
     def bound(*args: P.args, **kwargs: P.kwargs) -> R:
         session = CarriedSession(core, context, inference=False)
-        work = core.begin(what)
+        work = core.begin(what, category="run")
         try:
-            with applied(session):
+            with translating(core.memory), applied(session):
                 return fn(*args, **kwargs)
         finally:
             core.activity.end(work)

@@ -14,11 +14,12 @@ from typing import Any, Protocol
 
 from .. import ambient
 from ..errors import DeviceLost
-from ..ports import Driver, DriverStream
+from ..ports import Driver, DriverMemory, DriverStream
 from .activity import Activity
 from .device_lost import device_lost
 from .task_guard import TaskGuard
-from .turns import Turn
+from .turn import Turn
+from .turns import Turns
 
 __all__ = ["CarriedSession", "SessionHome", "carried_session", "open_sessions"]
 
@@ -37,6 +38,25 @@ class SessionHome(Protocol):
     def stream(self) -> DriverStream: ...
     @property
     def activity(self) -> Activity: ...
+    @property
+    def turns(self) -> Turns: ...
+    @property
+    def memory(self) -> SessionMemory: ...
+
+
+class SessionMemory(Protocol):
+    """What a session needs of its context's memory."""
+
+    @property
+    def driver(self) -> DriverMemory: ...
+    @property
+    def moved(self) -> bool:
+        """Whether its use has passed a mark since it was last looked at. Cheap."""
+        ...
+
+    def look(self) -> None:
+        """See to the mark."""
+        ...
 
 
 class CarriedSession:
@@ -57,6 +77,7 @@ class CarriedSession:
     __slots__ = (
         "_activity",
         "_apply",
+        "_memory",
         "_stream",
         "_undo",
         "awaited",
@@ -92,6 +113,7 @@ class CarriedSession:
         self._apply = home.driver.apply
         self._undo = home.driver.undo
         self._stream = home.stream
+        self._memory = home.memory
         self._activity = home.activity
 
     def apply(self) -> object:
@@ -102,7 +124,7 @@ class CarriedSession:
         if self._activity.closed:
             return _NOTHING
         try:
-            return self._apply(self._stream, inference=self.inference)
+            return self._apply(self._stream, inference=self.inference, memory=self._memory.driver)
         except Exception as error:  # noqa: BLE001 - see the module: nothing may leave the hook
             self._fail(error)
             return _NOTHING
@@ -113,6 +135,8 @@ class CarriedSession:
             return
         try:
             self._undo(token)
+            if self._memory.moved:
+                self._memory.look()
         except Exception as error:  # noqa: BLE001 - see the module: nothing may leave the hook
             self._fail(error)
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Protocol
 
 import anyio
+import anyio.to_thread
 
 from ..errors import DeviceError, RequestError
 from ..units import parse_timeout
@@ -73,6 +74,21 @@ class Closing:
         with anyio.CancelScope(shield=True):
             await self._give_back()
 
+    def abandon(self) -> None:
+        """Close it without waiting for what still runs; its driver is about to close.
+
+        Sessions that are open raise `ContextClosed` at their exits, and their steps run on the
+        default stream from now on. Threads end when what runs in them ends.
+        """
+        if self._given_back is not None:
+            return
+        self._given_back = anyio.Event()
+        self._core.activity.abandon()
+        with ExitStack() as last_first:
+            self._last_acts(last_first)
+            last_first.callback(self._core.waiter.end)
+            last_first.callback(self._thread.abandon)
+
     async def leave(self, error: BaseException | None) -> None:
         """Close at the end of an ``async with`` block that is left with `error`."""
         try:
@@ -105,16 +121,21 @@ class Closing:
             return
         self._given_back = anyio.Event()
         with ExitStack() as last_first:
-            # Each of these is called, even if one before it raises.
-            last_first.callback(self._given_back.set)
-            if self._on_closed is not None:
-                last_first.callback(self._on_closed)
-            last_first.callback(self._claim.release)
-            last_first.callback(self._core.stream.close)
-            last_first.callback(self._core.release_hooks)
+            self._last_acts(last_first)
             self._core.activity.close()
             await self._thread.stop()
             await self._core.waiter.stop()
+            await anyio.to_thread.run_sync(self._core.memory.close)
+
+    def _last_acts(self, last_first: ExitStack) -> None:
+        """Put on the stack what ends a closing: each is done, even if one before it raises."""
+        assert self._given_back is not None
+        last_first.callback(self._given_back.set)
+        if self._on_closed is not None:
+            last_first.callback(self._on_closed)
+        last_first.callback(self._claim.release)
+        last_first.callback(self._core.stream.close)
+        last_first.callback(self._core.release_hooks)
 
     async def _close_quietly(self) -> None:
         try:

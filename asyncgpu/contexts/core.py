@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 
-from ..errors import ContextClosed, RequestError
+from ..errors import ContextClosed, NoRuntime, RequestError
 from ..ports import Driver, DriverStream
 from .activity import Activity, Work
 from .carried import open_sessions
+from .memory import ContextMemory
+from .spans import Spans
 from .step_hook import StepHook, hook_running_loop
 from .turns import Turns
 from .waiter import Marker, Waiter
@@ -26,7 +29,8 @@ class ContextCore:
         driver: the driver of its device.
         stream: its own stream.
         activity: what is under way in it.
-        turns: its sessions' turns.
+        turns: the turns of its sessions and calls.
+        memory: its share of its device's memory.
         waiter: its markers, and the waiting for them.
     """
 
@@ -36,15 +40,19 @@ class ContextCore:
         *,
         driver: Driver,
         stream: DriverStream,
-        max_concurrent_sessions: int | None,
+        turns: Turns,
+        memory: ContextMemory,
+        spans: Spans,
     ) -> None:
         self.name = name
         self.driver = driver
         self.stream = stream
-        self.activity = Activity(name)
-        self.turns = Turns(name, max_concurrent_sessions)
+        self.activity = Activity(name, spans)
+        self.turns = turns
+        self.memory = memory
         self.waiter = Waiter(name, stream)
         self._hooks: set[StepHook] = set()
+        self._pid = os.getpid()
 
     def hook(self) -> StepHook:
         """Return the hook of the running loop, put in now if it has none.
@@ -54,7 +62,8 @@ class ContextCore:
         """
         hook = hook_running_loop()
         if hook not in self._hooks:
-            self._hooks.add(hook)
+            # A context may outlive many loops.
+            self._hooks = {each for each in self._hooks if each.loop.call(_nothing)} | {hook}
             hook.retain()
         return hook
 
@@ -76,13 +85,15 @@ class ContextCore:
         """Whether the current task is inside an open session of this context."""
         return any(session.home is self for session in open_sessions())
 
-    def begin(self, what: str) -> Work:
+    def begin(self, what: str, *, category: str = "session") -> Work:
         """Begin work; it is part of older work if a session of this context is around it.
 
         Raises:
             ContextClosed: the context is closed, or closing and nothing of its own is around.
+            NoRuntime: the context was opened before a fork.
         """
-        return self.activity.begin(what, within=self.is_around())
+        self._check_process()
+        return self.activity.begin(what, within=self.is_around(), category=category)
 
     def record(self) -> Marker:
         """Put a marker behind all the work of the stream.
@@ -95,7 +106,8 @@ class ContextCore:
         return self.waiter.record()
 
     def check_open(self) -> None:
-        """Raise `ContextClosed` if the context is closed."""
+        """Raise `ContextClosed` if it is closed, `NoRuntime` if it was opened before a fork."""
+        self._check_process()
         if self.activity.closed:
             raise ContextClosed(f"{self} is closed")
 
@@ -103,10 +115,12 @@ class ContextCore:
         """Wait for `marker`, then call `finish`; if cancelled, let the waiter thread do both.
 
         Raises:
+            ContextClosed: the context was abandoned meanwhile; `finish` was called.
             DeviceLost: the work before the marker has failed; `finish` was called.
         """
         try:
             await self.waiter.wait(marker)
+            self.check_open()
         except Exception:
             finish()
             raise
@@ -125,5 +139,16 @@ class ContextCore:
 
         self.waiter.when_reached(marker, reached)
 
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise NoRuntime(
+                f"{self} was opened in process {self._pid}, before a fork; its stream and threads "
+                "are not here"
+            )
+
     def __str__(self) -> str:
         return f"context {self.name!r}"
+
+
+def _nothing() -> None:
+    """Ask a loop whether it is still there."""

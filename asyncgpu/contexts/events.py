@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from ..errors import RequestError
+from ..errors import InvalidRequest, RequestError
 from ..ports import DriverEvent
 from .core import ContextCore
 from .waiter import Marker
 
-__all__ = ["DeviceEvent"]
+__all__ = ["DeviceEvent", "check_event", "wait_on_device"]
 
 
 class DeviceEvent:
@@ -52,15 +52,39 @@ class DeviceEvent:
         return self.wait().__await__()
 
     def elapsed_since(self, other: DeviceEvent) -> float:
-        """Return the seconds of device time from `other` to this event.
+        """Return the seconds of device time from `other`, an event of the same device, to this.
 
         Raises:
             DeviceLost: the device has had a fault.
+            InvalidRequest: `other` is no event, or one of another device.
             RequestError: one of the two has not been reached yet.
         """
+        check_event(self._core, other)
+        if self._core.stream.device != other._core.stream.device:
+            raise InvalidRequest(f"elapsed_since: {self} and {other} are of different devices")
         if not (self.done() and other.done()):
             raise RequestError("elapsed_since needs two events that are done; await them first")
         return self._marker.event.elapsed_since(other._marker.event)
 
     def __repr__(self) -> str:
         return f"<DeviceEvent of {self._core}>"
+
+
+def check_event(core: ContextCore, event: object) -> None:
+    """Refuse what `core` cannot wait for.
+
+    Raises:
+        InvalidRequest: `event` is no event, or one of another runtime.
+    """
+    if not isinstance(event, DeviceEvent):
+        raise InvalidRequest(f"{core}: {event!r} is not an event; `record_event` makes one")
+    if event._core.driver is not core.driver:
+        raise InvalidRequest(f"{core}: {event} belongs to another runtime; await it instead")
+
+
+def wait_on_device(core: ContextCore, event: DeviceEvent) -> None:
+    """Let later work of `core` wait for `event`; see `ExecutionContext.wait_event`."""
+    core.check_open()
+    check_event(core, event)
+    if not event.done():
+        core.stream.wait_event(event.driver_event)

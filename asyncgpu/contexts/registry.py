@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
 from typing import Protocol
 
 import anyio
@@ -14,6 +16,11 @@ from ..ports import Driver
 from ..units import Size, parse_timeout
 from .closing import Claim, StartSoon
 from .context import ExecutionContext
+from .device_partitions import DevicePartitions
+from .device_turns import DeviceTurns
+from .opening import Opening, Share
+from .partition import Partition
+from .spans import SpanSink
 
 __all__ = ["ContextRegistry", "DeviceShares"]
 
@@ -46,8 +53,11 @@ class ContextRegistry:
     Args:
         driver: the driver of the devices.
         devices: hands out shares of them.
+        opening: opens what a context has of its device.
         start_soon: starts a task under the runtime's supervision.
+        partitions: those of the devices; None: there are none.
         default_device: logical index used where the caller names none.
+        new_device_turns: makes the turns of a device, over all its contexts.
     """
 
     def __init__(
@@ -55,13 +65,21 @@ class ContextRegistry:
         *,
         driver: Driver,
         devices: DeviceShares,
+        opening: Opening,
         start_soon: StartSoon,
+        partitions: DevicePartitions | None = None,
         default_device: int = 0,
+        new_device_turns: Callable[[], DeviceTurns] = DeviceTurns,
+        timeline: SpanSink | None = None,
     ) -> None:
         self._driver = driver
         self._devices = devices
+        self._opening = opening
+        self._partitions = partitions or DevicePartitions(driver, {})
         self._default_device = default_device
         self._start_soon = start_soon
+        self._timeline = timeline
+        self._turns: defaultdict[int, DeviceTurns] = defaultdict(new_device_turns)
         # None: somebody is creating it, and the name is taken.
         self._contexts: dict[str, ExecutionContext | None] = {}
         self._closed = False
@@ -74,6 +92,7 @@ class ContextRegistry:
         base_vram: Size | None = None,
         qos: QoSPolicy = QoSPolicy.BURSTABLE,
         device: str | None = None,
+        partition: Partition | str | None = None,
         max_concurrent_sessions: int | None = None,
         timeout: float | None = None,
     ) -> ExecutionContext:
@@ -84,7 +103,8 @@ class ContextRegistry:
             max_vram: the most it may use; None: no cap of its own.
             base_vram: what it can rely on; see `context_limits`.
             qos: its class: GUARANTEED reserves `max_vram`, BURSTABLE its base, BEST_EFFORT nothing.
-            device: ``"cuda:1"``; None or ``"cuda"``: the runtime's device.
+            device: ``"cuda:1"``; None or ``"cuda"``: the partition's, else the runtime's device.
+            partition: where it belongs, or the id of that; None: the whole device.
             max_concurrent_sessions: sessions at once; None: no limit.
             timeout: seconds to wait for the reservation; None: no limit.
 
@@ -94,39 +114,49 @@ class ContextRegistry:
             InfeasibleRequest: the reservation can never be met.
             InvalidRequest: a parameter means nothing.
             NoRuntime: the runtime is closed.
+            RequestError: there is no such partition, or it was deleted.
             TimeoutError: the reservation was not met in time.
         """
         limits = context_limits(qos, max_vram=max_vram, base_vram=base_vram)
-        index = self._device_index(device)
+        index, within = self._place(device, partition)
         _check_name(name)
         _check_sessions(max_concurrent_sessions)
-        parse_timeout(timeout)
+        timeout = parse_timeout(timeout)
         self._check_open()
         if name in self._contexts:
             raise DuplicateName(f"context {name!r} is open already, or being created")
+        until = None if timeout is None else anyio.current_time() + timeout
+        if within is not None:
+            limits = within.enter(name, limits)
         self._contexts[name] = None
         try:
             claim = await self._devices.reserve(
                 index, owner_name=name, vram=limits.reservation, qos=qos, timeout=timeout
             )
             try:
-                self._check_open()
-                context = ExecutionContext(
-                    name,
-                    limits,
-                    driver=self._driver,
-                    stream=self._driver.create_stream(index, level=qos.rank),
-                    device=index,
-                    claim=claim,
-                    start_soon=self._start_soon,
-                    max_concurrent_sessions=max_concurrent_sessions,
-                    on_closed=lambda: self._contexts.pop(name),
+                share = await self._opening.open(
+                    limits, index, partition=within, timeout=_left(until)
                 )
+                self._check_open_for(share)
             except BaseException:
                 claim.release()
                 raise
+            context = ExecutionContext(
+                name,
+                limits,
+                driver=self._driver,
+                stream=share.stream,
+                memory=share.memory,
+                device=index,
+                claim=claim,
+                start_soon=self._start_soon,
+                max_concurrent_sessions=max_concurrent_sessions,
+                device_turns=self._turns[index],
+                timeline=self._timeline,
+                on_closed=lambda: self._forget(name, within),
+            )
         except BaseException:
-            del self._contexts[name]
+            self._forget(name, within)
             raise
         self._contexts[name] = context
         return context
@@ -178,17 +208,48 @@ class ContextRegistry:
         if errors:
             raise TimeoutError("; ".join(sorted(map(str, errors))))
 
+    def abandon(self) -> None:
+        """Close what `aclose` has left, without waiting for what still runs in it."""
+        for context in self.contexts():
+            context._closing.abandon()
+
     def _check_open(self) -> None:
         if self._closed:
             raise NoRuntime("this runtime is closed: open another one to create contexts")
 
-    def _device_index(self, device: str | None) -> int:
-        if device is None:
-            return self._default_device
-        spec = parse_device(device)
-        if spec.count != 1:
-            raise InvalidRequest(f"device: a context lives on one GPU, not on {device!r}")
-        return spec.indices[0] if spec.kind is DeviceChoice.EXACT else self._default_device
+    def _check_open_for(self, share: Share) -> None:
+        try:
+            self._check_open()
+        except BaseException:
+            share.close()
+            raise
+
+    def _forget(self, name: str, partition: Partition | None) -> None:
+        del self._contexts[name]
+        if partition is not None:
+            partition.leave(name)
+
+    def _place(
+        self, device: str | None, partition: Partition | str | None
+    ) -> tuple[int, Partition | None]:
+        named = None if device is None else _named_device(device)
+        if partition is not None:
+            found = self._partitions.find(partition, named)
+            return (self._default_device if found.device is None else found.device), found
+        return (self._default_device if named is None else named), None
+
+
+def _named_device(device: str) -> int | None:
+    """Return the index that `device` names; None: any one."""
+    spec = parse_device(device)
+    if spec.count != 1:
+        raise InvalidRequest(f"device: a context lives on one GPU, not on {device!r}")
+    return spec.indices[0] if spec.kind is DeviceChoice.EXACT else None
+
+
+def _left(until: float | None) -> float | None:
+    """Return the seconds left until a moment of the loop's clock; None: any number."""
+    return None if until is None else max(0.0, until - anyio.current_time())
 
 
 def _check_name(name: str) -> None:

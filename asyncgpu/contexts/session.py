@@ -7,14 +7,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .. import ambient
-from ..errors import InvalidRequest, RequestError, SessionMisuse
+from ..errors import InvalidRequest, SessionMisuse
 from ..home_loop import in_event_loop
 from ..units import parse_timeout
 from .activity import Work
-from .carried import CarriedSession, open_sessions
+from .carried import CarriedSession
 from .current import apply_here, leave
+from .out_of_memory import in_our_words
+from .session_turn import take_turn, take_turn_now
 from .step_hook import StepHook
-from .turns import Turn
+from .turn import Turn
 from .waiter import Marker
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
         ctx: the context; entering its own session again shares the turn.
         synchronize: whether leaving waits.
         inference: whether torch's inference mode is on inside; sessions within inherit it.
-        timeout: seconds to wait for a turn where `max_concurrent_sessions` is set; None: no limit.
+        timeout: seconds to wait for a turn where `max_concurrent_sessions` is set, for the context
+            or in the `Settings` for its whole device; None: no limit.
 
     Raises:
         InvalidRequest: a bad `timeout`.
@@ -72,7 +75,7 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
         core.check_open()
         hook = self._hook()
         session = self._new_session()
-        turn = _shared_turn(session) or await core.turns.take(self._timeout)
+        turn = await take_turn(session, self._timeout)
         self._begin(session, turn, "run" if hook is None else f"session of {hook.task_name()}")
         ambient.session.set(session)
         if hook is not None:
@@ -94,7 +97,9 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
 
         Raises:
             DeviceLost: the work has failed, or a step could not be given the stream.
+            OutOfDeviceMemory: the block was left because the device was full.
             SessionMisuse: a session entered inside is still open.
+            VRAMBudgetExceeded: the block was left because the context's budget was.
         """
         session = self._entered()
         in_order = leave(session)
@@ -105,6 +110,7 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
             raise
         await self._drain(error)
         _check_order(session, in_order)
+        self._check_memory(error)
 
     def __enter__(self) -> ExecutionContext:
         """Enter for a synchronous block; blocks for a turn where no event loop runs.
@@ -129,7 +135,7 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
             hook = core.hook()
         session = self._new_session()
         thread = threading.current_thread().name
-        self._begin(session, self._turn_now(session), f"session of thread {thread}")
+        self._begin(session, take_turn_now(session, self._timeout), f"session of thread {thread}")
         try:
             apply_here(session)
         except BaseException:
@@ -158,6 +164,7 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
             raise session.lost()
         self._drain_blocking(error)
         _check_order(session, in_order)
+        self._check_memory(error)
         if session.awaited:
             raise SessionMisuse(
                 f"{session.home}: there was an await inside `with`; use `async with` around it"
@@ -193,7 +200,7 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
         if not self._synchronize:
             return None
         try:
-            return self._context._core.waiter.record()
+            return self._context._core.record()
         except Exception:
             if _may_wait(error):
                 self._finish()
@@ -215,21 +222,8 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
             raise SessionMisuse(f"{self._context._core}: this session is not open")
         return session
 
-    def _turn_now(self, session: CarriedSession) -> Turn:
-        """Return a turn; blocks for one, unless an event loop runs in this thread."""
-        turns = self._context._core.turns
-        if (turn := _shared_turn(session)) is not None:
-            return turn
-        if not in_event_loop():
-            return turns.take_blocking(self._timeout)
-        if (turn := turns.take_now()) is None:
-            raise RequestError(
-                f"{session.home}: all turns are taken, and waiting for one here would block the "
-                "event loop; use `async with`"
-            )
-        return turn
-
     def _begin(self, session: CarriedSession, turn: Turn, what: str) -> None:
+        self._context._core.memory.changed()
         try:
             self._work = self._context._core.begin(what)
         except BaseException:
@@ -237,12 +231,24 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
             raise
         session.turn = turn
 
+    def _check_memory(self, error: BaseException | None) -> None:
+        """Raise our error if the block was left with torch's, or has taken too much unnoticed."""
+        memory = self._context._core.memory
+        ours: BaseException | None
+        if isinstance(error, Exception):
+            ours = in_our_words(memory, error)
+        else:
+            ours = memory.overdrawn() if error is None else None
+        if ours is not None and ours is not error:
+            raise ours from error
+
     def _finish(self) -> None:
         """Give the turn back and end the work; from any thread, once."""
         assert self._session is not None
         assert self._session.turn is not None
         assert self._work is not None
         self._session.turn.drop()
+        self._context._core.memory.changed()
         self._context._core.activity.end(self._work)
 
 
@@ -263,13 +269,6 @@ async def _take_guard_down(session: CarriedSession, error: BaseException | None)
     passes = session.guard is not None and await session.guard.settle(error)
     if session.fault is not None and not passes:
         raise session.lost()
-
-
-def _shared_turn(session: CarriedSession) -> Turn | None:
-    for around in open_sessions():
-        if around.home is session.home and around.turn is not None and around.turn.share():
-            return around.turn
-    return None
 
 
 def _may_wait(error: BaseException | None) -> bool:

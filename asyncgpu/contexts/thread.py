@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any
 
+from ..errors import ContextClosed
 from ..home_loop import home_loop
 from ..promise import new_promise, resolve
 from .activity import Work
@@ -31,25 +32,50 @@ class ContextThread:
     def __init__(self, core: ContextCore) -> None:
         self._core = core
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        # Of all loops; sets are safe to change from several threads.
+        self._unreturned: set[_Call] = set()
         self._thread = OwnThread(f"asyncgpu {core.name}", self._run)
 
-    async def call(self, session: CarriedSession, work: Work, fn: Callable[[], Any]) -> Any:
+    async def call(self, session: CarriedSession, what: str, fn: Callable[[], Any]) -> Any:
         """Call `fn` in the thread and return its result once its device work is done.
 
         Cancelling returns at once: a call that has not begun never does, and one that runs cannot
-        be stopped, so that `work` goes on until it has ended.
+        be stopped, so that the context's work, and the turn of `session`, last until it has ended.
+
+        Args:
+            session: what the call runs in; its turn is given back at the end.
+            what: what to call it when somebody asks what still runs.
+            fn: the function.
 
         Raises:
+            ContextClosed: the context is closed, or closing and no session of it is around.
             DeviceLost: the stream could not be made current, or the work has failed.
         """
+        assert session.turn is not None
+        self._core.memory.changed()
+        try:
+            work = self._core.begin(what, category="run")
+        except BaseException:
+            session.turn.drop()
+            raise
+        call = _Call(self._core, session, work, fn)
         try:
             self._thread.start()
         except BaseException:
-            self._core.activity.end(work)
+            call.end()
             raise
-        call = _Call(self._core, session, work, fn)
+        self._unreturned.add(call)
         self._calls.put(call)
-        return await call.outcome()
+        try:
+            return await call.outcome()
+        finally:
+            self._unreturned.discard(call)
+
+    def abandon(self) -> None:
+        """Fail the calls that have not returned, and let the thread end after the one it is in."""
+        self._calls.put(None)
+        for call in list(self._unreturned):
+            call.abandon()
 
     async def stop(self) -> None:
         """End the thread, which has no more calls."""
@@ -105,23 +131,30 @@ class _Call:
         fn, self._fn = self._fn, None
         assert fn is not None
         if self._given_up:
-            self._end()
+            self.end()
             return
         try:
+            self._core.check_open()
             self._value = self._context.run(_apply_and_call, self._session, fn)
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's task
             self._error = error
         try:
-            self._marker = self._core.waiter.record()
+            self._marker = self._core.record()
         except Exception as error:  # noqa: BLE001 - raised again in the caller's task
             self._error = self._error or error
         if not self._loop.call(self._return):
-            self._end()
+            self.end()
+
+    def abandon(self) -> None:
+        """Let `outcome` raise `ContextClosed`, unless it has something to return already."""
+        self._loop.call(resolve, self._promise, None)
 
     async def outcome(self) -> Any:
         """Wait for the result and the device work behind it."""
         try:
             await self._promise
+            if not self._returned:
+                raise ContextClosed(f"{self._core} was closed while this call ran")
         except BaseException:
             if self._returned:
                 self._drain_later()
@@ -132,9 +165,9 @@ class _Call:
         error, self._error = self._error, None
         try:
             if self._marker is None:
-                self._end()
+                self.end()
             else:
-                await self._core.drain(self._marker, self._end)
+                await self._core.drain(self._marker, self.end)
             if error is not None:
                 raise error
             return value
@@ -151,13 +184,16 @@ class _Call:
 
     def _drain_later(self) -> None:
         if self._marker is None:
-            self._end()
+            self.end()
         else:
-            self._core.drain_later(self._marker, self._end)
+            self._core.drain_later(self._marker, self.end)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Give the turn back and end the work; from any thread, once."""
         # Taken by the caller, or wanted by nobody; the error would refer to itself through this.
         self._value = self._error = None
+        assert self._session.turn is not None
+        self._session.turn.drop()
         self._core.activity.end(self._work)
 
 

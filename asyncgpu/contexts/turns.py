@@ -1,164 +1,150 @@
-"""The turns of one context: `max_concurrent_sessions`, for tasks of any loop and for threads."""
+"""The turns of one context's sessions: its own `max_concurrent_sessions`, and its device's."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from functools import partial
 
 import anyio
 
 from ..errors import ContextClosed
 from ..home_loop import home_loop
-from ..policy.turns import TurnQueue
+from ..policy.qos import QoSPolicy
+from ..policy.turns import TicketState, TurnLimit
 from ..promise import new_promise, resolve
+from .device_turns import DeviceTurns
+from .turn import Turn
 
-__all__ = ["Turn", "Turns"]
-
-
-class Turn:
-    """One turn, shared by the sessions that are entered within each other."""
-
-    __slots__ = ("_lock", "_ticket", "_turns", "_users")
-
-    def __init__(self, turns: Turns, ticket: int) -> None:
-        self._turns = turns
-        self._ticket = ticket
-        self._lock = threading.Lock()
-        self._users = 1
-
-    def share(self) -> bool:
-        """Use it once more; return False if it has been given back already."""
-        with self._lock:
-            if self._users == 0:
-                return False
-            self._users += 1
-            return True
-
-    def drop(self) -> None:
-        """Use it once less; the last user gives it back."""
-        with self._lock:
-            self._users -= 1
-            if self._users:
-                return
-        self._turns.give_back(self._ticket)
+__all__ = ["Turns"]
 
 
 class Turns:
-    """Hands out turns in the order of arrival.
+    """Hands out turns to the sessions and calls of one context, in any thread and event loop.
+
+    A session inside a session of another context of the device shares that one's turn of the
+    device, `around`: it would wait for itself otherwise. So whoever has a turn of the device never
+    waits for another one there.
 
     Args:
         name: of the context, for errors.
-        limit: turns held at once; None: no limit.
+        device: the turns of its device.
+        limit: sessions of this context at once; None: no limit.
+        qos: the class of the context.
     """
 
-    def __init__(self, name: str, limit: int | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        device: DeviceTurns,
+        *,
+        limit: int | None = None,
+        qos: QoSPolicy = QoSPolicy.BURSTABLE,
+    ) -> None:
+        self.device = device
         self._name = name
-        self._limit = limit
-        # Held for moments only: nobody is woken under it.
-        self._lock = threading.Lock()
-        self._queue = TurnQueue(limit)
-        # How to tell each waiting ticket: True, it has its turn; False, the context has closed.
-        # A call that returns False found nobody there to tell.
-        self._tell: dict[int, Callable[[bool], bool]] = {}
+        self._qos = qos
+        self._own = TurnLimit(limit)
+        # Calls run one after the other in the context's thread, so more than one at a time would
+        # keep turns from others without using them.
+        self._calls = TurnLimit(1)
         self._closed = False
 
     @property
     def waiting(self) -> int:
         """How many wait in line."""
-        with self._lock:
-            return self._queue.waiting
+        return self.device.waiting(self)
 
-    def take_now(self) -> Turn | None:
-        """Take a turn if one is free."""
-        with self._lock:
-            return Turn(self, self._queue.request()) if self._queue.free else None
+    def take_now(self, around: Turn | None = None) -> Turn | None:
+        """Take a turn for a session if one is free."""
+        needs = self._needs(around)
+        if needs and not self.device.take_now(needs, self._qos):
+            return None
+        return self._turn(needs, around)
 
-    async def take(self, timeout: float | None) -> Turn:
+    async def take(
+        self, timeout: float | None, *, around: Turn | None = None, call: bool = False
+    ) -> Turn:
         """Wait for a turn.
 
+        Args:
+            timeout: seconds; None: no limit.
+            around: the turn of the device to share; None: it needs one.
+            call: it is for the context's thread, and not for a session.
+
         Raises:
             ContextClosed: the context closed meanwhile.
             TimeoutError: none came within `timeout` seconds.
         """
-        if (turn := self.take_now()) is not None:
-            return turn
+        needs = self._needs(around, call)
+        if not needs:
+            return self._turn(needs, around)
         loop, promise = home_loop(), new_promise()
-        ticket = self._wait_in_line(lambda granted: loop.call(resolve, promise, granted))
-        with anyio.move_on_after(timeout):
-            try:
-                return self._turn(ticket, await promise)
-            except BaseException:
-                self.give_back(ticket)
-                raise
-        raise self._too_late(timeout)
-
-    def take_blocking(self, timeout: float | None) -> Turn:
-        """Block the calling thread, which runs no event loop, until it has a turn.
-
-        Raises:
-            ContextClosed: the context closed meanwhile.
-            TimeoutError: none came within `timeout` seconds.
-        """
-        if (turn := self.take_now()) is not None:
-            return turn
-        told = threading.Event()
-        answers: list[bool] = []
-
-        def tell(granted: bool) -> bool:
-            answers.append(granted)
-            told.set()
-            return True
-
-        ticket = self._wait_in_line(tell)
+        ticket = self.device.request(
+            self, needs, self._qos, lambda granted: loop.call(resolve, promise, granted)
+        )
         try:
-            if told.wait(timeout):
-                return self._turn(ticket, answers[0])
+            with anyio.move_on_after(timeout):
+                self._check(ticket.state is TicketState.HELD or await promise)
+                return self._turn(needs, around)
             raise self._too_late(timeout)
         except BaseException:
-            self.give_back(ticket)
+            self.device.end(ticket)
             raise
 
-    def give_back(self, ticket: int) -> None:
-        """Forget `ticket`, waiting or held, and tell the next in line."""
-        ticket_now: int | None = ticket
-        while ticket_now is not None:
-            with self._lock:
-                self._tell.pop(ticket_now, None)
-                ticket_now = self._queue.drop(ticket_now)
-                if ticket_now is None:
-                    return
-                tell = self._tell.pop(ticket_now, None)
-            if tell is None or tell(True):
-                # Without a `tell` it knows already that the context has closed, and gives up.
-                return
-            # Its loop is gone, and it with it: the turn goes on to the next one.
+    def take_blocking(self, timeout: float | None, *, around: Turn | None = None) -> Turn:
+        """Block the calling thread, which runs no event loop, until it has a turn for a session.
+
+        Raises:
+            ContextClosed: the context closed meanwhile.
+            TimeoutError: none came within `timeout` seconds.
+        """
+        needs = self._needs(around)
+        told = threading.Event()
+        ticket = self.device.request(self, needs, self._qos, partial(_wake, told))
+        try:
+            if ticket.state is not TicketState.HELD and not told.wait(timeout):
+                raise self._too_late(timeout)
+            self._check(ticket.state is TicketState.HELD)
+            return self._turn(needs, around)
+        except BaseException:
+            self.device.end(ticket)
+            raise
 
     def close(self) -> None:
         """End every wait with `ContextClosed`; turns that are held stay so."""
-        with self._lock:
-            self._closed = True
-            waiting, self._tell = self._tell, {}
-        for tell in waiting.values():
-            tell(False)
+        self._closed = True
+        self.device.dismiss(self)
 
-    def _wait_in_line(self, tell: Callable[[bool], bool]) -> int:
-        with self._lock:
-            ticket = self._queue.request()
-            granted, closed = self._queue.holds(ticket), self._closed
-            if not (granted or closed):
-                self._tell[ticket] = tell
-        # Given back between the two looks: a turn has become free, or the context has closed.
-        if granted or closed:
-            tell(granted)
-        return ticket
+    def _needs(self, around: Turn | None, call: bool = False) -> tuple[TurnLimit, ...]:
+        """Return what is limited. The device's comes last, and so is given back last.
 
-    def _turn(self, ticket: int, granted: bool) -> Turn:
-        if not granted:
-            raise ContextClosed(f"context {self._name!r} was closed while waiting for a turn")
-        return Turn(self, ticket)
+        Otherwise the device's would go to another context while this one's next waiter, who may be
+        the first in order, still lacks the context's.
+        """
+        needs = (self._own,) if around is not None else (self._own, self.device.limit)
+        limited = tuple(need for need in needs if need.limit is not None)
+        return (self._calls, *limited) if call and limited else limited
+
+    def _turn(self, needs: tuple[TurnLimit, ...], around: Turn | None) -> Turn:
+        own, device = needs, around
+        if needs and needs[-1] is self.device.limit:
+            own = needs[:-1]
+            device = Turn(partial(self.device.give_back, needs[-1:]))
+        return Turn(partial(self.device.give_back, own), device)
+
+    def _check(self, granted: bool) -> None:
+        # Or closed between the caller's look at it and the request.
+        if not granted or self._closed:
+            raise ContextClosed(f"context {self._name!r} gives out no more turns: it is closed")
 
     def _too_late(self, timeout: float | None) -> TimeoutError:
+        limits = [(self._own.limit, "of it"), (self.device.limit.limit, "on its device")]
+        taken = " and ".join(f"{limit} sessions {whose}" for limit, whose in limits if limit)
         return TimeoutError(
-            f"context {self._name!r}: no turn within {timeout} s "
-            f"({self._limit} sessions at once, all taken)"
+            f"context {self._name!r}: no turn within {timeout} s ({taken} at once, all taken)"
         )
+
+
+def _wake(told: threading.Event, granted: bool) -> bool:
+    told.set()
+    return True

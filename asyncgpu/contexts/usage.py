@@ -9,15 +9,17 @@ __all__ = ["ContextUsage"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextUsage:
-    """A snapshot, in bytes.
+    """A snapshot, in bytes. Its budget is charged for what is used and what is cached."""
 
-    What is *used*, *cached* and the *peak* are fields that come with the budget, which is what
-    counts allocations; until then there is nothing true to say about them.
-    """
-
+    used: int
+    """What its live allocations take."""
+    cached: int
+    """What torch keeps for it beyond that: free parts of segments, ready for its next tensors."""
+    peak: int
+    """The most it was ever charged for at once."""
     max: int | None
     """The most it may use; None: no cap of its own."""
     base: int
     """What it can rely on."""
     reserved: int
-    """What is set aside for it on the device."""
+    """What is set aside for it on the device, by its QoS class and by `reserve`."""

@@ -9,6 +9,9 @@ The thread walks along the events in the order in which they were recorded, whet
 for each or not. If it blocked on the awaited one only, a task that comes later but waits for an
 earlier event would not be woken before the later event is reached, which may never happen when the
 work in between depends on that task.
+
+Memory that another context lends to this stream is let go here, too: the next marker, or else one
+that the thread records for it, says when the stream is done with it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
 
 from ..home_loop import HomeLoop, home_loop
 from ..ports import DriverEvent, DriverStream
@@ -30,19 +35,21 @@ __all__ = ["Marker", "Waiter"]
 class Marker:
     """One event recorded on the stream, and who asked the thread to tell when it is reached."""
 
-    __slots__ = ("callbacks", "event", "failure", "passed", "waits")
+    __slots__ = ("borrowed", "callbacks", "event", "failure", "passed", "waits")
 
-    def __init__(self, event: DriverEvent) -> None:
+    def __init__(self, event: DriverEvent, borrowed: list[object]) -> None:
         self.event = event
         self.waits: list[PendingWait] = []
         self.callbacks: list[Callable[[Exception | None], object]] = []
+        # Owners of memory that work before it may use, and no work after it.
+        self.borrowed = borrowed
         self.passed = False
         self.failure: Exception | None = None
 
     @property
     def asked_for(self) -> int:
         """How many wait for it."""
-        return len(self.waits) + len(self.callbacks)
+        return len(self.waits) + len(self.callbacks) + len(self.borrowed)
 
 
 class Waiter:
@@ -57,8 +64,12 @@ class Waiter:
         self._what = f"context {name!r}"
         self._stream = stream
         self._thread = OwnThread(f"asyncgpu {name} waiter", self._run)
+        # Wakes the thread. Not a condition, because a finaliser has to ring it, which may have
+        # interrupted this very thread in the middle of a notify.
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._let_go: deque[object] = deque()
         # Guards what follows. Recording happens under it, so that the order here is the stream's.
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
         self._unreached: deque[Marker] = deque()
         self._asked_for = 0
         self._stopping = False
@@ -69,11 +80,30 @@ class Waiter:
         Raises:
             DeviceLost: the device has had a fault.
         """
-        with self._changed:
+        with self._lock:
             self._forget_reached()
-            marker = Marker(self._stream.record())
+            # Counted first: what is let go after the event is recorded may be in use after it.
+            count = len(self._let_go)
+            event = self._stream.record()
+            marker = Marker(event, self._take_let_go(count))
             self._unreached.append(marker)
+            self._asked_for += marker.asked_for
         return marker
+
+    def start(self) -> None:
+        """Start the thread, so that `let_go` need not."""
+        self._thread.start()
+
+    def let_go(self, owner: object) -> None:
+        """Drop the owner of borrowed memory once the work that the stream has now is done.
+
+        From any thread and in a finaliser, which may interrupt anything: it takes no lock.
+        """
+        self._let_go.append(owner)
+        if self._stopping:
+            self._let_go.clear()
+        else:
+            self._bell.put(None)
 
     async def wait(self, marker: Marker) -> None:
         """Wait for `marker`; at once if it has been reached. Cancelling leaves the event as it is.
@@ -103,13 +133,17 @@ class Waiter:
         elif not self._ask(marker, lambda: marker.callbacks.append(callback)):
             callback(marker.failure)
 
+    def end(self) -> None:
+        """Let the thread end after the marker it waits for; it tells whoever still waits."""
+        with self._lock:
+            self._stopping = True
+        self._bell.put(None)
+
     async def stop(self) -> None:
         """End the thread. The stream's work is done; whoever still waits is told so."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
+        self.end()
         await self._thread.join()
-        _tell(self._take(lambda marker: True), None)
+        self._tell_all()
 
     def _hand_over(self, marker: Marker, wait: PendingWait) -> None:
         if not self._ask(marker, lambda: marker.waits.append(wait)):
@@ -117,14 +151,14 @@ class Waiter:
 
     def _ask(self, marker: Marker, enter: Callable[[], None]) -> bool:
         """Call `enter` and let the thread see to it; return False if it has passed already."""
-        with self._changed:
+        with self._lock:
             if marker.passed or self._stopping:
                 return False
             self._thread.start()
             enter()
             self._asked_for += 1
-            self._changed.notify()
-            return True
+        self._bell.put(None)
+        return True
 
     def _run(self) -> None:
         while (marker := self._next()) is not None:
@@ -136,23 +170,41 @@ class Waiter:
             else:
                 _tell(self._take(_is_reached), None)
             del marker
+        self._tell_all()
 
     def _next(self) -> Marker | None:
-        with self._changed:
-            while not self._stopping and not self._asked_for:
-                self._changed.wait()
-            return None if self._stopping else self._unreached[0]
+        while True:
+            for _ in range(self._bell.qsize()):
+                self._bell.get()  # what it rang for is seen below
+            if self._let_go:
+                # If the stream takes no marker any more, the memory stays until the context closes.
+                with suppress(Exception):
+                    self.record()
+            with self._lock:
+                if self._stopping:
+                    return None
+                if self._asked_for:
+                    return self._unreached[0]
+            self._bell.get()
+
+    def _tell_all(self) -> None:
+        self._let_go.clear()
+        _tell(self._take(lambda marker: True), None)
 
     def _take(
         self, passed: Callable[[Marker], bool], failure: Exception | None = None
     ) -> list[Marker]:
         """Remove and return the markers at the front for which `passed` holds."""
         taken: list[Marker] = []
-        with self._changed:
+        with self._lock:
             while self._unreached and passed(self._unreached[0]):
                 taken.append(self._remove_first(failure))
             self._asked_for -= sum(marker.asked_for for marker in taken)
         return taken
+
+    def _take_let_go(self, count: int) -> list[object]:
+        # Fewer if the waiter has been stopped meanwhile.
+        return [self._let_go.popleft() for _ in range(count) if self._let_go]
 
     def _forget_reached(self) -> None:
         # Two per new marker: enough that the deque shrinks to what is pending, at constant cost.
@@ -183,6 +235,8 @@ def _tell(markers: list[Marker], failure: Exception | None) -> None:
             by_loop.setdefault(wait.loop, []).append(wait)
         for callback in marker.callbacks:
             callback(failure)
+        # Whoever keeps the marker keeps neither callers nor memory with it.
+        marker.waits, marker.callbacks, marker.borrowed = [], [], []
     for loop, together in by_loop.items():
         loop.call(_resolve_all, together, failure)
 

@@ -16,8 +16,9 @@ __all__ = ["LockedLedger"]
 class LockedLedger:
     """Asks `policy.budget` under a lock.
 
-    Credits come from finalisers, and a garbage collection may run one in the very thread that
-    holds the lock. So a credit never waits: it is put down, and entered by whoever has the lock.
+    A garbage collection may run a finaliser in the very thread that holds the lock. So a credit
+    never waits: it is put down, and entered by whoever has the lock. A charge from there is
+    refused, because in the middle of a decision there is nothing that another could rest on.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -25,6 +26,7 @@ class LockedLedger:
         self._budget = Budget(capacity)
         # Held for moments only: no callback runs and nothing waits under it.
         self._lock = threading.Lock()
+        self._holder: int | None = None
         self._credits: deque[tuple[int, int]] = deque()
         self._on_credit: Callable[[], object] | None = None
 
@@ -36,6 +38,16 @@ class LockedLedger:
     def available(self) -> int:
         with self._entered() as budget:
             return budget.available
+
+    @property
+    def committed(self) -> int:
+        with self._entered() as budget:
+            return budget.committed
+
+    @property
+    def used(self) -> int:
+        with self._entered() as budget:
+            return budget.used
 
     def set_capacity(self, nbytes: int) -> None:
         with self._entered() as budget:
@@ -60,6 +72,8 @@ class LockedLedger:
             budget.close(account)
 
     def charge(self, account: int, nbytes: int) -> bool:
+        if self._holder == threading.get_ident():
+            return False
         with self._entered() as budget:
             return budget.charge(account, nbytes)
 
@@ -82,13 +96,16 @@ class LockedLedger:
     def read(self, account: int) -> AccountReading | None:
         with self._entered() as budget:
             found = budget.account(account)
-            return found and AccountReading(found.cap, found.reserved, found.used, found.peak)
+            if found is None:
+                return None
+            return AccountReading(found.cap, found.reserved, found.used, found.peak)
 
     def refusal(self, account: int) -> Refusal | None:
         with self._entered() as budget:
             found = budget.account(account)
-            denial = found and found.denial
-            return denial and Refusal(denial.requested, denial.available, denial.by_device)
+            if found is None or found.denial is None:
+                return None
+            return Refusal(found.denial.requested, found.denial.available, found.denial.by_device)
 
     def check_invariants(self) -> None:
         """Raise `AssertionError` if a sum or a rule does not hold. For tests."""
@@ -99,7 +116,7 @@ class LockedLedger:
     def _entered(self) -> Iterator[Budget]:
         credited = False
         try:
-            with self._lock:
+            with self._lock, self._held():
                 credited = self._drain()
                 yield self._budget
         finally:
@@ -111,15 +128,23 @@ class LockedLedger:
     def _enter_credits(self) -> None:
         while self._credits and self._lock.acquire(blocking=False):
             try:
-                credited = self._drain()
+                with self._held():
+                    credited = self._drain()
             finally:
                 self._lock.release()
             if credited and self._on_credit is not None:
                 self._on_credit()
 
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        self._holder = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._holder = None
+
     def _drain(self) -> bool:
-        credits, budget = self._credits, self._budget
-        drained = bool(credits)
-        while credits:
-            budget.credit(*credits.popleft())
+        drained = bool(self._credits)
+        while self._credits:
+            self._budget.credit(*self._credits.popleft())
         return drained

@@ -3,8 +3,9 @@
 An account *commits* what it uses or what is reserved for it, whichever is more. Two rules decide
 everything:
 
-* an account uses at most its cap, and the accounts of a group together at most the group's limit;
-* the commitments together are at most the capacity.
+* an account uses at most its cap;
+* the commitments of a group's accounts together are at most the group's limit, and those of all
+  accounts at most the capacity.
 
 So what is reserved for one account can never be taken by another, and what is used above a
 reservation, the burst, is first come, first served. A growing account only asks for new room once
@@ -71,11 +72,11 @@ class Denial:
 
 
 class _Group:
-    __slots__ = ("limit", "used")
+    __slots__ = ("committed", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.used = 0
+        self.committed = 0
 
 
 class Budget:
@@ -89,6 +90,8 @@ class Budget:
         self.capacity = capacity
         self.committed = 0
         """The sum of all commitments; over the capacity only where that was lowered."""
+        self.used = 0
+        """The sum of what all accounts use."""
         self._accounts: dict[int, Account] = {}
         self._groups: dict[int, _Group] = {}
         self._next = 0
@@ -108,11 +111,12 @@ class Budget:
         self, *, cap: int | None = None, reserved: int = 0, group: int | None = None
     ) -> int | None:
         """Return the number of a new account; None: there is no room for `reserved`."""
-        if reserved > self.available:
+        account = Account(cap, 0, group)
+        if reserved > self._unclaimed(account):
             return None
         number = self._new_number()
-        self._accounts[number] = Account(cap, reserved, group)
-        self.committed += reserved
+        self._accounts[number] = account
+        self._reserved(account, reserved)
         return number
 
     def close(self, number: int) -> None:
@@ -123,7 +127,7 @@ class Budget:
         self._forget_if_gone(number, account)
 
     def open_group(self, limit: int) -> int:
-        """Return the number of a new group, whose accounts use at most `limit` together."""
+        """Return the number of a new group, whose accounts commit at most `limit` together."""
         number = self._new_number()
         self._groups[number] = _Group(limit)
         return number
@@ -174,7 +178,7 @@ class Budget:
         """Change what is reserved for it to `nbytes`; False: there is no room for more."""
         account = self._known(number)
         grows = max(account.used, nbytes) - account.commitment
-        if nbytes > account.reserved and grows > self.available:
+        if nbytes > account.reserved and grows > self._unclaimed(account):
             return False
         self._reserved(account, nbytes)
         return True
@@ -191,13 +195,25 @@ class Budget:
         self._next += 1
         return self._next
 
+    def _group_of(self, account: Account) -> _Group | None:
+        return None if account.group is None else self._groups.get(account.group)
+
+    def _unclaimed(self, account: Account) -> int:
+        """What its commitment could grow by."""
+        group = self._group_of(account)
+        if group is None:
+            return self.available
+        return max(0, min(self.available, group.limit - group.committed))
+
     def _own_room(self, account: Account) -> int:
         """What its cap and its group leave."""
         if account.closed:
             return 0
         room = _ENDLESS if account.cap is None else account.cap - account.used
-        group = None if account.group is None else self._groups.get(account.group)
-        return room if group is None else min(room, group.limit - group.used)
+        group = self._group_of(account)
+        if group is None:
+            return room
+        return min(room, max(0, group.limit - group.committed) + account.commitment - account.used)
 
     def _shared_room(self, account: Account) -> int:
         """What is left of its reservation, and of what nobody has reserved."""
@@ -206,15 +222,20 @@ class Budget:
     def _use(self, account: Account, nbytes: int) -> None:
         before = account.commitment
         account.used += nbytes
-        self.committed += account.commitment - before
-        group = None if account.group is None else self._groups.get(account.group)
-        if group is not None:
-            group.used += nbytes
+        self.used += nbytes
+        self._committed(account, before)
 
     def _reserved(self, account: Account, nbytes: int) -> None:
         before = account.commitment
         account.reserved = nbytes
-        self.committed += account.commitment - before
+        self._committed(account, before)
+
+    def _committed(self, account: Account, before: int) -> None:
+        change = account.commitment - before
+        self.committed += change
+        group = self._group_of(account)
+        if group is not None:
+            group.committed += change
 
     def _forget_if_gone(self, number: int, account: Account) -> None:
         if account.closed and account.used == 0:
@@ -224,6 +245,7 @@ class Budget:
         """Raise `AssertionError` if a sum or a rule does not hold. For tests."""
         accounts = self._accounts.values()
         assert self.committed == sum(account.commitment for account in accounts)
+        assert self.used == sum(account.used for account in accounts)
         for number, group in self._groups.items():
-            assert group.used == sum(a.used for a in accounts if a.group == number)
+            assert group.committed == sum(a.commitment for a in accounts if a.group == number)
         assert all(0 <= account.used <= account.peak for account in accounts)

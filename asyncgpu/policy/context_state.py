@@ -3,10 +3,11 @@
 ::
 
     IDLE --FIRST_WORK--> RUNNING --LAST_DONE--> IDLE --CLOSE--> CLOSED
+                         RUNNING --ABANDON--> CLOSED
 
 A context that is asked to close while it runs refuses new work and stays RUNNING until the last
 work is done; there is no state for "closing", because nothing that a reader of `state` may do
-depends on it. CLOSED is final.
+depends on it. Only a runtime that has waited long enough abandons it. CLOSED is final.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class ContextInput(Enum):
     FIRST_WORK = "first work"
     LAST_DONE = "last done"
     CLOSE = "close"
+    ABANDON = "abandon"
 
     # As for the states: every session hashes both, and Enum's own hash is Python code.
     __hash__ = object.__hash__
@@ -53,6 +55,7 @@ TRANSITIONS: Mapping[tuple[ContextState, ContextInput], ContextState] = MappingP
         (ContextState.IDLE, ContextInput.FIRST_WORK): ContextState.RUNNING,
         (ContextState.RUNNING, ContextInput.LAST_DONE): ContextState.IDLE,
         (ContextState.IDLE, ContextInput.CLOSE): ContextState.CLOSED,
+        (ContextState.RUNNING, ContextInput.ABANDON): ContextState.CLOSED,
     }
 )
 

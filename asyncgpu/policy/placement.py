@@ -11,11 +11,14 @@ from .occupancy import Device, Occupancy, Rank
 
 __all__ = [
     "admits",
+    "declared",
     "eligible",
     "free_devices",
     "has_group",
     "is_kept_from",
+    "kept_from_contexts",
     "may_coexist",
+    "needed_beside",
     "would_admit",
 ]
 
@@ -40,11 +43,22 @@ def may_coexist(shape: Shape, other: Shape, *, packing: bool) -> bool:
 
 def admits(device: Device, shape: Shape, *, packing: bool) -> bool:
     """Return whether one more claim of `shape` can stand on `device` now."""
-    if not device.claims:
-        return (shape.vram or 0) <= device.capacity
-    return (shape.vram or 0) <= device.free and all(
+    if device.taken is not None or needed_beside(device, shape) > device.free:
+        return False
+    return not device.claims or all(
         may_coexist(shape, claim.shape, packing=packing) for claim in device.claims.values()
     )
+
+
+def needed_beside(device: Device, shape: Shape) -> int:
+    """Return the bytes that a claim of `shape` needs there, with what other programs have of them.
+
+    What contexts may use is looked after where it is used: their reservations are promises of
+    this program to itself, and what it cannot keep of them shows when they allocate.
+    """
+    if not shape.vram:
+        return 0
+    return shape.vram if shape.kind is ClaimKind.CONTEXT else shape.vram + device.others
 
 
 def would_admit(device: Device, shape: Shape, gone: Collection[int], *, packing: bool) -> bool:
@@ -54,7 +68,7 @@ def would_admit(device: Device, shape: Shape, gone: Collection[int], *, packing:
         for claim in device.claims.values()
         if claim.state is not ClaimState.EVICTING and claim.id not in gone
     ]
-    bytes_needed = (shape.vram or 0) + sum(claim.charge(device.index) for claim in staying)
+    bytes_needed = needed_beside(device, shape) + sum(c.charge(device.index) for c in staying)
     return bytes_needed <= device.capacity and all(
         may_coexist(shape, claim.shape, packing=packing) for claim in staying
     )
@@ -123,3 +137,33 @@ def _may_offer(rank: Rank, shape: Shape, *, packing: bool) -> bool:
     if packing:
         return -rank[0] >= (shape.vram or 0)
     return rank[0] == 0 or shape.kind is ClaimKind.CONTEXT
+
+
+def kept_from_contexts(device: Device) -> int:
+    """Return the bytes that leases and residents have declared and that contexts cannot use.
+
+    A context that lives out of a lease of its own asker uses what the lease has declared.
+    """
+    kept = 0
+    for claim in device.claims.values():
+        if claim.state is ClaimState.PROMISED:
+            continue
+        if claim.shape.kind is not ClaimKind.CONTEXT:
+            kept += claim.charge(device.index)
+        elif (lease := claim.covers.get(device.index)) is not None and lease.shape.vram:
+            kept -= claim.shape.vram or 0
+    return max(0, kept)
+
+
+def declared(device: Device) -> int:
+    """Return the bytes that may be in use by workers which have declared them.
+
+    One that is still loading has not used all of its own yet. What is used meanwhile rather counts
+    as other programs' than to be handed out twice.
+    """
+    return sum(
+        claim.charge(device.index)
+        for claim in device.claims.values()
+        if claim.shape.kind is not ClaimKind.CONTEXT
+        and claim.state not in (ClaimState.PROMISED, ClaimState.STARTING)
+    )

@@ -1,76 +1,166 @@
-"""Turns: at most so many at once, first come, first served.
+"""Turns: at most so many at once, and who is next.
 
-A ticket is waiting, then held, then gone. Nobody overtakes: a request is granted at once only if
-nobody waits, which is so whenever a place is free.
+A session needs two turns, its context's and its device's. It is given both at one moment or none,
+so nobody keeps one while waiting for the other, and no two can wait for each other here. Waiters
+are served by QoS class and arrival, with ageing (`waiting_key`). One for whom some turn is taken
+does not hold up those behind it that need others.
 """
 
 from __future__ import annotations
 
-from ..errors import InvalidTransition
+from collections.abc import Iterable
+from enum import Enum
 
-__all__ = ["TurnQueue"]
+from ..errors import InvalidTransition
+from .qos import QoSPolicy, waiting_key
+from .waiting import WaitQueue
+
+__all__ = ["Ticket", "TicketState", "TurnLimit", "TurnQueue", "can_have"]
 
 
 class TurnQueue:
-    """Who holds a turn and who waits for one.
+    """Gives out the turns of one device and of its contexts.
+
+    Finding the next waiter costs one look at each kind of request that waits for what has become
+    free: a few for each context, however many wait.
 
     Args:
-        limit: turns held at once; None: no limit.
+        ageing_seconds: the wait that makes up for one QoS class.
     """
 
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-        self._next_ticket = 0
-        self._held: set[int] = set()
-        # A dict keeps the order of arrival and forgets any ticket in constant time.
-        self._waiting: dict[int, None] = {}
-
-    @property
-    def held(self) -> int:
-        """How many turns are taken."""
-        return len(self._held)
+    def __init__(self, *, ageing_seconds: float) -> None:
+        self._ageing_seconds = ageing_seconds
+        self._next_number = 0
+        # One line for each kind of request: what its first cannot have, the others cannot either.
+        self._lines: dict[tuple[TurnLimit, ...], WaitQueue[Ticket]] = {}
 
     @property
     def waiting(self) -> int:
         """How many tickets wait."""
-        return len(self._waiting)
+        return sum(map(len, self._lines.values()))
+
+    def request(self, needs: Iterable[TurnLimit], qos: QoSPolicy, now: float) -> Ticket:
+        """Return a new ticket: held if all that it needs is free, else waiting.
+
+        Args:
+            needs: one turn of each.
+            qos: the class of the context that asks.
+            now: seconds.
+        """
+        order = (waiting_key(now, qos, self._ageing_seconds), self._next_number)
+        ticket = Ticket(tuple(needs), order)
+        self._next_number += 1
+        if can_have(ticket.needs):
+            _grant(ticket)
+        else:
+            self._line(ticket.needs).push(ticket)
+        return ticket
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Forget a ticket that waits.
+
+        Raises:
+            InvalidTransition: it does not wait.
+        """
+        if ticket.state is not TicketState.WAITING:
+            raise InvalidTransition("turn queue", ticket.state.name, "withdraw")
+        self._discard(ticket)
+        ticket.state = TicketState.WITHDRAWN
+
+    def give_back(self, need: TurnLimit) -> Ticket | None:
+        """Take back one turn; return the ticket that holds all of its turns now because of it.
+
+        Raises:
+            InvalidTransition: nobody holds one.
+        """
+        if not need.held:
+            raise InvalidTransition("turn queue", "none held", "give back a turn")
+        need.held -= 1
+        heads = [line.head for line in need.lines.values() if line.head is not None]
+        ready = [ticket for ticket in heads if can_have(ticket.needs)]
+        if not ready:
+            return None
+        first = min(ready, key=lambda ticket: ticket.order)
+        self._discard(first)
+        _grant(first)
+        return first
+
+    def _line(self, needs: tuple[TurnLimit, ...]) -> WaitQueue[Ticket]:
+        line = self._lines.get(needs)
+        if line is None:
+            line = self._lines[needs] = WaitQueue()
+            for need in needs:
+                need.lines[needs] = line
+        return line
+
+    def _discard(self, ticket: Ticket) -> None:
+        line = self._lines[ticket.needs]
+        line.discard(ticket)
+        if not line:
+            del self._lines[ticket.needs]
+            for need in ticket.needs:
+                del need.lines[ticket.needs]
+
+
+class TurnLimit:
+    """How many turns of one kind may be held at once.
+
+    Args:
+        limit: one or more; None: any number.
+
+    Attributes:
+        limit: that.
+        held: how many are.
+        lines: who waits for one, by everything that they need; kept by the queue.
+    """
+
+    __slots__ = ("held", "limit", "lines")
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.held = 0
+        self.lines: dict[tuple[TurnLimit, ...], WaitQueue[Ticket]] = {}
 
     @property
     def free(self) -> bool:
-        """Whether a request would be granted at once."""
-        return self._limit is None or len(self._held) < self._limit
+        """Whether one more may be held."""
+        return self.limit is None or self.held < self.limit
 
-    def request(self) -> int:
-        """Return a new ticket: held if a place is free, else waiting."""
-        ticket = self._next_ticket
-        self._next_ticket += 1
-        if self.free:
-            self._held.add(ticket)
-        else:
-            self._waiting[ticket] = None
-        return ticket
 
-    def holds(self, ticket: int) -> bool:
-        """Whether `ticket` has its turn."""
-        return ticket in self._held
+class TicketState(Enum):
+    """Where a request for turns stands."""
 
-    def drop(self, ticket: int) -> int | None:
-        """Forget `ticket`, held or waiting; return the ticket that has its turn now because of it.
+    WAITING = "waiting"
+    HELD = "held"
+    """It was given its turns; they are given back one by one."""
+    WITHDRAWN = "withdrawn"
 
-        Raises:
-            InvalidTransition: no such ticket, or it was dropped before.
-        """
-        if ticket in self._waiting:
-            del self._waiting[ticket]
-            return None
-        if ticket not in self._held:
-            raise InvalidTransition("turn queue", "gone", f"drop ticket {ticket}")
-        self._held.remove(ticket)
-        return self._grant_first()
 
-    def _grant_first(self) -> int | None:
-        for ticket in self._waiting:
-            del self._waiting[ticket]
-            self._held.add(ticket)
-            return ticket
-        return None
+class Ticket:
+    """A request for turns.
+
+    Attributes:
+        needs: one turn of each.
+        order: its place among all waiters; the smaller is served first.
+        state: changed by its queue only.
+        queue: the line it waits in.
+    """
+
+    __slots__ = ("needs", "order", "queue", "state")
+
+    def __init__(self, needs: tuple[TurnLimit, ...], order: tuple[float, int]) -> None:
+        self.needs = needs
+        self.order = order
+        self.state = TicketState.WAITING
+        self.queue: WaitQueue[Ticket] | None = None
+
+
+def can_have(needs: Iterable[TurnLimit]) -> bool:
+    """Whether one turn of each is free, so that a request would be held at once."""
+    return all(need.free for need in needs)
+
+
+def _grant(ticket: Ticket) -> None:
+    ticket.state = TicketState.HELD
+    for need in ticket.needs:
+        need.held += 1

@@ -22,6 +22,7 @@ def test_every_field_has_a_variable_of_its_name():
             "ASYNCGPU_MANAGED_DEVICES": "0,1",
             "ASYNCGPU_OFFLOAD_STRATEGY": "CPU",
             "ASYNCGPU_ALLOW_MULTI_DEVICE": "true",
+            "ASYNCGPU_MAX_CONCURRENT_SESSIONS": "4",
             "ASYNCGPU_AGEING_SECONDS": "2.5",
             "ASYNCGPU_CLOSE_TIMEOUT": "3",
             "ASYNCGPU_WORKER_START_TIMEOUT": "9",
@@ -32,6 +33,7 @@ def test_every_field_has_a_variable_of_its_name():
         managed_devices="0,1",
         offload_strategy="cpu",
         allow_multiple_per_device=True,
+        max_concurrent_sessions=4,
         ageing_seconds=2.5,
         close_timeout=3.0,
         worker_start_timeout=9.0,
@@ -47,6 +49,7 @@ def test_many_words_mean_yes(raw):
     ("variable", "raw"),
     [
         ("ASYNCGPU_ALLOW_MULTI_DEVICE", "maybe"),
+        ("ASYNCGPU_MAX_CONCURRENT_SESSIONS", "2.5"),
         ("ASYNCGPU_AGEING_SECONDS", "soon"),
         ("ASYNCGPU_CLOSE_TIMEOUT", ""),
     ],
@@ -60,6 +63,8 @@ def test_a_value_that_cannot_be_read_names_the_variable(variable, raw):
     "values",
     [
         {"offload_strategy": "shred"},
+        {"max_concurrent_sessions": 0},
+        {"max_concurrent_sessions": True},
         {"ageing_seconds": 0},
         {"ageing_seconds": float("nan")},
         {"worker_start_timeout": -1},

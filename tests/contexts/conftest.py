@@ -8,8 +8,14 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
+from asyncgpu.contexts.opening import Opening
+from asyncgpu.contexts.pressure import Pressure
+from asyncgpu import MemoryPool, Runtime
 from asyncgpu.contexts.registry import ContextRegistry
+from asyncgpu.contexts.relief import Relief
+from asyncgpu.devices.memories import DeviceMemories
 from asyncgpu.drivers.virtual.driver import VirtualDriver
+from asyncgpu.home_loop import home_loop
 
 
 class Shares:
@@ -37,6 +43,26 @@ class Share:
 
     def release(self):
         self.shares.held.remove(self)
+
+
+def new_registry(driver, shares, host, **options):
+    """A registry as the runtime makes it, with shares of devices that are granted as told."""
+    memories = DeviceMemories(
+        driver,
+        {info.index: info.total_memory for info in driver.inventory()},
+        ageing_seconds=10,
+        clock=anyio.current_time,
+        loop=home_loop(),
+    )
+    pressure = Pressure(timeout=5)
+    opening = Opening(
+        driver, memories, pressure, soft_mark=0.8, hard_mark=0.95, start_soon=host.start_soon
+    )
+    registry = ContextRegistry(
+        driver=driver, devices=shares, opening=opening, start_soon=host.start_soon, **options
+    )
+    memories.relief = Relief(registry.contexts, pressure)
+    return registry
 
 
 class Gate:
@@ -70,12 +96,19 @@ async def shares():
 
 
 @pytest.fixture
-async def registry(driver, shares):
+def registry_options():
+    """What the registry is made with; a test file may say more."""
+    return {}
+
+
+@pytest.fixture
+async def registry(driver, shares, registry_options):
     """Closes every context at the end, whatever the test left open."""
     async with anyio.create_task_group() as host:
-        opened = ContextRegistry(driver=driver, devices=shares, start_soon=host.start_soon)
+        opened = new_registry(driver, shares, host, **registry_options)
         yield opened
         await opened.aclose(timeout=10)
+        host.cancel_scope.cancel()
     assert shares.held == []
 
 
@@ -100,11 +133,12 @@ def open_context(driver):
     @asynccontextmanager
     async def opened(**options):
         async with anyio.create_task_group() as host:
-            registry = ContextRegistry(driver=driver, devices=Shares(), start_soon=host.start_soon)
+            registry = new_registry(driver, Shares(), host)
             try:
                 yield await registry.create("a", **options)
             finally:
                 await registry.aclose(timeout=10)
+                host.cancel_scope.cancel()
 
     return opened
 
@@ -123,3 +157,26 @@ def where(driver):
         return None if stream is None else stream.id
 
     return stream_here
+
+
+@pytest.fixture
+async def pool_runtime(virtual_gpus):
+    """A runtime with two devices, for memory pools."""
+    virtual_gpus("2x256MiB")
+    async with Runtime() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def new_pool(pool_runtime):
+    """Open memory pools; those that the test has not closed are closed at its end."""
+    pools = []
+
+    async def opened(quota, **options):
+        pools.append(MemoryPool(quota, **options))
+        await pools[-1].__aenter__()
+        return pools[-1]
+
+    yield opened
+    for pool in pools:
+        await pool.aclose(timeout=10)

@@ -23,7 +23,7 @@ async def test_it_says_what_it_is(registry):
     )
     assert (ctx.name, ctx.device, ctx.qos) == ("whisper", "cuda:1", QoSPolicy.BURSTABLE)
     assert (ctx.max_vram, ctx.base_vram) == (2 * GB, GB)
-    assert (ctx.state, ctx.budget_enforced) == (ContextState.IDLE, False)
+    assert (ctx.state, ctx.budget_enforced) == (ContextState.IDLE, True)
     usage = ctx.usage()
     assert (usage.max, usage.base, usage.reserved) == (2 * GB, GB, GB)
     assert repr(ctx) == "<ExecutionContext 'whisper' on cuda:1, idle>"
@@ -214,14 +214,16 @@ async def test_closing_inside_ones_own_session_is_refused(ctx):
 async def test_a_block_left_by_cancellation_is_closed_by_the_runtime(registry, shares, new_gate):
     gate = new_gate()
     async with anyio.create_task_group() as tasks:
+        held = anyio.Event()
 
         async def work():
             async with await registry.create("a") as ctx:
                 gate.hold(ctx)
+                held.set()
                 await anyio.sleep_forever()
 
         tasks.start_soon(work)
-        await anyio.wait_all_tasks_blocked()
+        await held.wait()
         tasks.cancel_scope.cancel()
     assert registry.names() == ["a"], "its work is not done"
     gate.open()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from asyncgpu.contexts.device_turns import DeviceTurns
 from asyncgpu.contexts.turns import Turns
 from asyncgpu.errors import ContextClosed
 
@@ -208,7 +209,7 @@ async def test_a_cancelled_wait_does_not_keep_its_place(registry):
 
 
 async def test_a_turn_given_back_after_closing_goes_to_nobody():
-    turns = Turns("one", 1)
+    turns = Turns("one", DeviceTurns(), limit=1)
     held = turns.take_now()
     refused = []
 

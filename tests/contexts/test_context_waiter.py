@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 
 import anyio
 import pytest
@@ -220,3 +221,100 @@ def test_a_loop_that_ends_while_one_waits_harms_nobody():
 
     asyncio.run(go_on())
     assert threads_of("w") == []
+
+
+class Owner:
+    """Stands for what owns borrowed memory; tells when it is dropped."""
+
+    def __init__(self, dropped):
+        self._end = weakref.finalize(self, dropped.set)
+
+
+def let_go(waiter):
+    """Let go of an owner, as the finaliser of an alias does; return what is set when it drops."""
+    dropped = threading.Event()
+    waiter.let_go(Owner(dropped))
+    return dropped
+
+
+async def finish_all(waiter, dropped, error=None):
+    """Finish every marker, those to come too, until `dropped` is set."""
+    with anyio.fail_after(20):
+        while not dropped.is_set():
+            for marker in tuple(waiter._unreached):
+                marker.event.finish(error)
+            await anyio.sleep(0)
+
+
+@pytest.mark.anyio
+async def test_the_next_marker_covers_what_was_let_go_before_it(waiter):
+    waiter.start()
+    busy = waiter.record()
+    waiter.when_reached(busy, lambda failure: None)
+    await anyio.to_thread.run_sync(busy.event.blocked_on.wait)  # the thread itself cannot record
+    before = let_go(waiter)
+    marker = waiter.record()
+    after = let_go(waiter)
+    busy.event.finish()
+    await anyio.to_thread.run_sync(marker.event.blocked_on.wait)
+    assert not before.is_set()
+    marker.event.finish()
+    assert await anyio.to_thread.run_sync(before.wait, 20)
+    assert not after.is_set()
+    await finish_all(waiter, after)
+
+
+@pytest.mark.anyio
+async def test_a_marker_does_not_cover_what_is_let_go_while_it_is_recorded(waiter, monkeypatch):
+    """The drop may come after the event: then it does not say that the stream has passed."""
+    dropped = []
+
+    def record():
+        event = ScriptedEvent()
+        dropped.append(let_go(waiter))
+        return event
+
+    with monkeypatch.context() as patch:
+        patch.setattr(waiter._stream, "record", record)
+        marker = waiter.record()
+    assert marker.borrowed == []
+    waiter.start()
+    await finish_all(waiter, dropped[0])
+
+
+@pytest.mark.anyio
+async def test_an_idle_thread_records_a_marker_for_what_is_let_go(waiter):
+    waiter.start()
+    dropped = let_go(waiter)
+    while not waiter._unreached:
+        await anyio.sleep(0)
+    marker = waiter._unreached[0]
+    await anyio.to_thread.run_sync(marker.event.blocked_on.wait)
+    assert not dropped.is_set()
+    marker.event.finish()
+    assert await anyio.to_thread.run_sync(dropped.wait, 20)
+    assert marker.borrowed == [], "who keeps the marker keeps no memory"
+
+
+@pytest.mark.anyio
+async def test_while_the_stream_takes_no_marker_borrowed_memory_stays(waiter, monkeypatch):
+    refused = threading.Event()
+
+    def refuse():
+        refused.set()
+        raise DeviceLost("burnt")
+
+    monkeypatch.setattr(waiter._stream, "record", refuse)
+    waiter.start()
+    dropped = let_go(waiter)
+    assert await anyio.to_thread.run_sync(refused.wait, 20)
+    assert not dropped.is_set()
+    await waiter.stop()
+    assert dropped.is_set()
+    assert let_go(waiter).is_set(), "after the end there is nothing to wait for"
+
+
+@pytest.mark.anyio
+async def test_a_fault_lets_go(waiter):
+    waiter.start()
+    await finish_all(waiter, let_go(waiter), DeviceLost("burnt"))

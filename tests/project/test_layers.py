@@ -247,7 +247,7 @@ BYSTANDERS = {
     "api.py": "from .runtime import Runtime\n",
     "runtime.py": "def f():\n    from .drivers.virtual import driver\n",
     "policy/lpt.py": "from heapq import heappush\nfrom ..errors import InvalidRequest\n",
-    "ports.py": "from .promise import Promise\n",
+    "ports/__init__.py": "from ..promise import Promise\n",
     "promise.py": "def f():\n    import trio\n",
     "errors.py": "",
     "workers/wire.py": "import struct\n",
