@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 
+from ..errors import DeviceLost
 from ..home_loop import HomeLoop, home_loop
 from ..ports import DriverEvent, DriverStream
 from ..promise import new_promise, resolve
@@ -84,7 +85,7 @@ class Waiter:
             self._forget_reached()
             # Counted first: what is let go after the event is recorded may be in use after it.
             count = len(self._let_go)
-            event = self._stream.record()
+            event = self._recorded()
             marker = Marker(event, self._take_let_go(count))
             self._unreached.append(marker)
             self._asked_for += marker.asked_for
@@ -111,8 +112,11 @@ class Waiter:
         Raises:
             DeviceLost: the device has had a fault.
         """
-        if marker.event.done():
-            return
+        try:
+            if marker.event.done():
+                return
+        except DeviceLost as lost:
+            raise device_lost(lost, f"{self._what}: waiting for an event") from lost
         promise = new_promise()
 
         def hand_over(wait: PendingWait) -> None:
@@ -122,6 +126,12 @@ class Waiter:
         error = await promise
         if error is not None:
             raise device_lost(error, f"{self._what}: waiting for an event")
+
+    def _recorded(self) -> DriverEvent:
+        try:
+            return self._stream.record()
+        except DeviceLost as error:
+            raise device_lost(error, f"{self._what}: recording an event") from error
 
     def when_reached(self, marker: Marker, callback: Callable[[Exception | None], object]) -> None:
         """Call `callback` with None once `marker` is reached, or with the driver's exception.

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
+from asyncgpu import MemoryPool, Runtime
 from asyncgpu.contexts.opening import Opening
 from asyncgpu.contexts.pressure import Pressure
-from asyncgpu import MemoryPool, Runtime
 from asyncgpu.contexts.registry import ContextRegistry
 from asyncgpu.contexts.relief import Relief
 from asyncgpu.devices.memories import DeviceMemories
