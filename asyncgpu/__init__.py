@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from .contexts.context import ExecutionContext
     from .contexts.current import current_context
     from .contexts.events import DeviceEvent
-    from .contexts.partition import Partition, PartitionUsage
-    from .contexts.partitions import PartitionManager, PartitionStats
     from .contexts.memory_block import MemoryBlock
     from .contexts.memory_pool import MemoryPool, MemoryPoolStats
+    from .contexts.partition import Partition, PartitionUsage
+    from .contexts.partitions import PartitionManager, PartitionStats
     from .contexts.session import context_session
     from .contexts.stream import Stream
     from .contexts.usage import ContextUsage

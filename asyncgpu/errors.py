@@ -20,6 +20,7 @@
     │   ├── WorkerStartTimeout    it did not get ready in time
     │   ├── WorkerDied            it ended in the middle of something
     │   └── ToolFailed            the tool raised; carries the remote traceback
+    │       └── ToolOutOfMemory     it had not enough memory (also an OutOfDeviceMemory)
     ├── PartialFailure          some items failed; keeps every finished result
     └── InvalidTransition       our bug: a state machine was asked the impossible
 
@@ -49,6 +50,7 @@ __all__ = [
     "RequestError",
     "SessionMisuse",
     "ToolFailed",
+    "ToolOutOfMemory",
     "VRAMBudgetExceeded",
     "WorkerDied",
     "WorkerError",
@@ -208,6 +210,29 @@ class ToolFailed(WorkerError):
     def __str__(self) -> str:
         head = f"tool {self.tool!r} raised {self.exception_type}: {self.message}"
         return f"{head}\n{self.remote_traceback}" if self.remote_traceback else head
+
+
+class ToolOutOfMemory(ToolFailed, OutOfDeviceMemory):
+    """One item alone was more than the memory of the worker's device, and of any larger one.
+
+    Attributes:
+        device: the worker's: ``"cuda:0"``, or ``"cpu"`` where host memory ran out.
+        requested: bytes asked for, where the tool's exception says so; else 0.
+        available: bytes that were free, where it says so; else 0.
+    """
+
+    def __init__(
+        self, tool: str, exception_type: str, message: str, remote_traceback: str = ""
+    ) -> None:
+        # By hand: the two parents take different arguments.
+        AsyncGPUError.__init__(self, tool, exception_type, message, remote_traceback)
+        self.tool = tool
+        self.exception_type = exception_type
+        self.message = message
+        self.remote_traceback = remote_traceback
+        self.device = ""
+        self.requested = 0
+        self.available = 0
 
 
 class ItemError:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -32,6 +34,8 @@ class HostTask:
         self._ready = anyio.Event()
         self._closing = anyio.Event()
         self._ended = anyio.Event()
+        self._called_for: deque[Callable[[], object]] = deque()
+        self._wake = anyio.Event()
         self._tasks: TaskGroup | None = None
         self._task: object = None  # asyncio keeps only weak references to its tasks
 
@@ -53,20 +57,36 @@ class HostTask:
     def start_soon(
         self, fn: Callable[..., Awaitable[Any]], *args: Any, name: object = None
     ) -> None:
-        """Run ``fn(*args)`` beside the callers; what it raises is logged and ends only itself."""
-        if self._tasks is not None and not self._closing.is_set():
-            self._tasks.start_soon(self._guard, fn, *args, name=name or fn)
+        """Run ``fn(*args)`` beside the callers; what it raises is logged and ends only itself.
+
+        Called by a task, it runs in a copy of that task's context; by a callback of the event
+        loop, in one of the host's own.
+        """
+        if self._tasks is None or self._closing.is_set():
+            return
+        start = partial(self._tasks.start_soon, self._guard, fn, *args, name=name or fn)
+        if asyncio._get_running_loop() is None or asyncio.current_task() is not None:
+            start()
+        else:
+            # anyio starts tasks only from tasks: without one it cannot tell which loop this is.
+            self._called_for.append(start)
+            self._wake.set()
 
     async def stop(self) -> None:
         """Cancel what still runs and wait for its end."""
         self._closing.set()
+        self._wake.set()
         await self._ended.wait()
 
     async def _main(self) -> None:
         try:
             async with anyio.create_task_group() as self._tasks:
                 self._ready.set()
-                await self._closing.wait()
+                while not self._closing.is_set():
+                    await self._wake.wait()
+                    self._wake = anyio.Event()
+                    while self._called_for:
+                        self._called_for.popleft()()
                 self._tasks.cancel_scope.cancel()
         finally:
             if not self._closing.is_set():

@@ -27,9 +27,11 @@ from .contexts.partitions import PartitionManager
 from .contexts.pressure import Handler, Registration
 from .contexts.services import ContextServices
 from .devices.lease import Lease
+from .devices.locks import device_locks
 from .devices.manager import DeviceManager
 from .devices.memories import DeviceMemories
 from .devices.planned_memory import planned
+from .devices.readings import Readings
 from .devices.status import DeviceStatus
 from .drivers.select import open_driver
 from .errors import InfeasibleRequest, InvalidDevice, NoRuntime, RequestError
@@ -163,12 +165,19 @@ class Runtime:
                 clock=_loop_clock(),
                 loop=home_loop(),
             )
+            self._locks = device_locks(inventory) if settings.device_locks else None
             self.devices = DeviceManager(
                 planned_with,
                 settings=settings,
                 clock=_loop_clock(),
                 start_soon=self._host.start_soon,
                 memories=self._memories,
+                locks=self._locks,
+                readings=Readings(
+                    self.driver.free_memory,
+                    {info.index: info.total_memory for info in inventory},
+                    clock=_loop_clock(),
+                ),
             )
             self._check_default_device(len(inventory))
         except BaseException:
@@ -177,6 +186,7 @@ class Runtime:
         self._compose(settings)
         self.loop, self.pid = ambient.running_loop(), os.getpid()
         await self._host.start()
+        self._host.start_soon(self.devices.look_out)
         self.is_open = True
         ambient.register_runtime(self)
 
@@ -201,6 +211,8 @@ class Runtime:
         self.devices.close()
         # A stack, so that each is closed whatever became of those before it.
         async with AsyncExitStack() as parts:
+            if self._locks is not None:
+                parts.callback(self._locks.close)
             parts.push_async_callback(anyio.to_thread.run_sync, self.driver.close)
             parts.push_async_callback(self._transport.aclose)
             parts.push_async_callback(self._services.aclose)

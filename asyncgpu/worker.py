@@ -1,13 +1,47 @@
-"""For the inside of `Tool.run`: has anybody cancelled me, and how far have I come.
+"""For the inside of `Tool.run`: has anybody cancelled me, how far have I come, call another tool.
 
-Outside a worker nobody cancels and nobody listens, so a tool's code runs there unchanged.
+Outside a worker nobody cancels and nobody listens, so `cancelled` and `progress` do nothing there
+and a tool's code runs unchanged; only `call` needs a program above it.
 """
 
 from __future__ import annotations
 
-from .workers.runs import process_runs
+from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["cancelled", "progress"]
+from .errors import RequestError
+from .workers.runs import process_runs
+from .workers.uplink import process_uplink
+
+__all__ = ["call", "cancelled", "progress"]
+
+
+def call(tool: Any, items: Iterable[Any]) -> list[Any]:
+    """Have another tool answer `items`, from inside `run`, and wait for the answers.
+
+    The program answers as if it had called the tool itself: with the pool or ``persist()`` block
+    that this worker belongs to, else with the runtime's. The answers come in order; large arrays
+    come through shared memory. The call ends with the one it is part of: when that is cancelled,
+    or its worker killed, so is this. Callable from any thread of the tool while `run` is under way.
+
+    Args:
+        tool: what shall answer. Pass the running tool itself (``self``) to have another worker of
+            it answer.
+        items: what it shall answer.
+
+    Raises:
+        RequestError: this is no worker, or none that runs anything now.
+        InfeasibleRequest: it would wait for itself: it needs what this very worker, or one that
+            waits for it, holds.
+        WorkerError: nobody wants the answer any more.
+        PartialFailure: some items failed; it holds the answers of the others.
+    """
+    uplink = process_uplink()
+    if uplink is None:
+        raise RequestError(
+            "asyncgpu.worker.call works inside Tool.run, in a worker; elsewhere `await tool(items)`"
+        )
+    return uplink.call(tool, items)
 
 
 def cancelled() -> bool:

@@ -31,7 +31,8 @@ class Backlog:
     def __init__(self, order: WorkOrder) -> None:
         self._order = order
         self._fresh = range(len(order))
-        # Came back from a slot. They were handed out before what is fresh, so they cost more.
+        # Came back from a slot, so they cost more than what is fresh; or came after the beginning,
+        # and then nothing is fresh.
         self._returned = RankQueue(order)
         self.open: dict[int, SlotShard] = {}
 
@@ -59,6 +60,10 @@ class Backlog:
     def close_slot(self, slot: int) -> None:
         """Put the slot's queue back into the common row."""
         self.put_back(self.open.pop(slot).queue.clear())
+
+    def admit(self, rank: int) -> None:
+        """Add a rank that was not known when the run began, at its place in the row."""
+        self._returned.push(rank)
 
     def put_back(self, ranks: Iterable[int]) -> None:
         """Take back ranks that were handed out; they are the next to go."""

@@ -8,7 +8,7 @@ from numbers import Real
 
 from ..errors import InvalidRequest
 
-__all__ = ["are_uniform", "read_costs"]
+__all__ = ["are_uniform", "read_cost", "read_costs"]
 
 
 def read_costs(costs: Iterable[object]) -> list[float]:
@@ -25,10 +25,28 @@ def read_costs(costs: Iterable[object]) -> list[float]:
         numbers = _as_floats(given)
         if numbers and _are_sound(numbers):
             return numbers
-    numbers = [_read_cost(index, value) for index, value in enumerate(given)]
+    numbers = [read_cost(index, value) for index, value in enumerate(given)]
     if not isfinite(sum(numbers)):
         raise InvalidRequest(f"the {len(numbers)} costs add up to infinity; use a larger unit")
     return numbers
+
+
+def read_cost(index: int, value: object) -> float:
+    """Return one cost as a float.
+
+    Raises:
+        InvalidRequest: it is no number, negative, NaN or infinite; the message names `index`.
+    """
+    # `True` is a number to Python and a mistake to everybody else.
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InvalidRequest(f"cost of item {index}: {value!r} is not a number")
+    try:
+        cost = float(value)
+    except OverflowError:
+        raise InvalidRequest(f"cost of item {index}: {value!r} is too large") from None
+    if not (isfinite(cost) and cost >= 0):
+        raise InvalidRequest(f"cost of item {index}: {value!r} is not finite and at least 0")
+    return cost
 
 
 def are_uniform(costs: Sequence[float]) -> bool:
@@ -48,16 +66,3 @@ def _as_floats(values: Sequence[object]) -> list[float]:
         return list(map(float, values))  # type: ignore[arg-type]
     except OverflowError:
         return []
-
-
-def _read_cost(index: int, value: object) -> float:
-    # `True` is a number to Python and a mistake to everybody else.
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InvalidRequest(f"cost of item {index}: {value!r} is not a number")
-    try:
-        cost = float(value)
-    except OverflowError:
-        raise InvalidRequest(f"cost of item {index}: {value!r} is too large") from None
-    if not (isfinite(cost) and cost >= 0):
-        raise InvalidRequest(f"cost of item {index}: {value!r} is not finite and at least 0")
-    return cost

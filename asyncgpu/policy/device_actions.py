@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .offload import OffloadStrategy
 
-__all__ = ["DeviceAction", "Evict", "Grant", "Reject"]
+__all__ = ["DeviceAction", "Evict", "Grant", "Lock", "Reject", "Tell", "Unlock"]
 
 
 @dataclass(slots=True)
@@ -28,6 +28,8 @@ class Reject:
 
     claim: int
     reason: str
+    lost: bool = False
+    """It could be met if no device had been lost."""
 
 
 @dataclass(slots=True)
@@ -43,4 +45,26 @@ class Evict:
     reason: str
 
 
-DeviceAction = Grant | Reject | Evict
+@dataclass(slots=True)
+class Tell:
+    """Tell the holder that a device it has is lost. It keeps its claim until it gives it back."""
+
+    claim: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Lock:
+    """Keep other programs off these devices, then report `LocksTried` for all of them."""
+
+    devices: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Unlock:
+    """Let other programs have these devices again."""
+
+    devices: tuple[int, ...]
+
+
+DeviceAction = Grant | Reject | Evict | Tell | Lock | Unlock

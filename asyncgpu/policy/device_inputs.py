@@ -6,7 +6,7 @@ takes four times as long, which is a good part of a decision.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -23,6 +23,9 @@ __all__ = [
     "Configured",
     "DeviceInput",
     "Evicted",
+    "LocksTried",
+    "Lost",
+    "Measured",
     "Pinned",
     "Released",
     "Requested",
@@ -128,6 +131,43 @@ class Configured:
     strategy: OffloadStrategy
 
 
+@dataclass(slots=True)
+class LocksTried:
+    """What came of trying to lock devices against other programs."""
+
+    ours: tuple[int, ...]
+    """Devices that no other program can take now."""
+    taken: Mapping[int, str]
+    """Devices that other programs have, and who that is, for people."""
+
+
+@dataclass(slots=True)
+class Measured:
+    """The driver was asked what other programs use of a device."""
+
+    device: int
+    others: int
+    """Bytes that this program planned with and cannot have."""
+
+
+@dataclass(slots=True)
+class Lost:
+    """A device is gone for good."""
+
+    device: int
+    reason: str
+
+
 DeviceInput = (
-    Requested | Cancelled | Released | BecameIdle | BecameBusy | Pinned | Evicted | Configured
+    Requested
+    | Cancelled
+    | Released
+    | BecameIdle
+    | BecameBusy
+    | Pinned
+    | Evicted
+    | Configured
+    | LocksTried
+    | Measured
+    | Lost
 )

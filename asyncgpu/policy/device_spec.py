@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from ..errors import InvalidDevice
@@ -44,6 +44,14 @@ class DeviceSpec:
     """How many GPUs; 0 for the CPU."""
     indices: tuple[int, ...] = ()
     """The logical GPUs in the caller's order, if `kind` is EXACT; else empty."""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Looked up by at every request; and the same in every process, unlike an Enum's hash.
+        object.__setattr__(self, "_hash", hash((self.count, self.indices)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def is_cpu(self) -> bool:

@@ -13,28 +13,33 @@ so that a recorded run replays to the same decisions. How it decides is spread o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from ..errors import InvalidRequest
 from .claims import Claim, ClaimState, Journal, JournalEntry, Step
-from .device_actions import DeviceAction, Reject
+from .device_actions import DeviceAction, Reject, Tell
 from .device_inputs import (
     BecameBusy,
     BecameIdle,
     Cancelled,
+    ClaimKind,
     Configured,
     DeviceInput,
     Evicted,
+    LocksTried,
+    Lost,
+    Measured,
     Pinned,
     Released,
     Requested,
 )
 from .device_invariants import check_table
 from .device_spec import device_names
-from .feasibility import why_infeasible, without_waiting_for_oneself
+from .feasibility import lost_for, why_infeasible, without_waiting_for_oneself
 from .occupancy import Device, Occupancy
 from .offload import OffloadStrategy
+from .placement import declared, kept_from_contexts
 from .qos import waiting_key
 from .reasons import why_waiting
 from .serving import Serving
@@ -53,6 +58,7 @@ class DeviceTable:
         packing: bool = False,
         strategy: OffloadStrategy = OffloadStrategy.RESTART,
         ageing_seconds: float = 10.0,
+        locks: bool = False,
     ) -> None:
         """Know the devices; nothing is held yet.
 
@@ -62,11 +68,12 @@ class DeviceTable:
             packing: several leases and residents may share a device.
             strategy: what victims are told to do.
             ageing_seconds: the wait that raises a waiter by one QoS class.
+            locks: a device is locked against other programs before anybody is placed on it.
 
         Raises:
             InvalidRequest: `managed` names an unknown device, one twice, or none at all.
         """
-        self.occupancy = Occupancy(capacities)
+        self.occupancy = Occupancy(capacities, locks=locks)
         self._ageing_seconds = ageing_seconds
         self._claims: dict[int, Claim] = {}
         self._journal = Journal()
@@ -80,6 +87,9 @@ class DeviceTable:
             Pinned: self._pinned,
             Evicted: self._ended,
             Configured: self._configured,
+            LocksTried: self._locks_tried,
+            Measured: self._measured,
+            Lost: self._lost,
         }
         everything = tuple(self.occupancy.devices)
         self.handle(Configured(everything if managed is None else managed, packing, strategy), 0.0)
@@ -118,6 +128,44 @@ class DeviceTable:
     def devices(self) -> Iterator[Device]:
         """Yield every device by index. Read only."""
         return iter(self.occupancy.devices.values())
+
+    @property
+    def in_use(self) -> bool:
+        """Whether there are any claims."""
+        return bool(self._claims)
+
+    @property
+    def has_waiters(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._serving.room)
+
+    def taken(self, *, wanted: bool) -> tuple[int, ...]:
+        """Return the devices that other programs had when they were last tried.
+
+        Args:
+            wanted: only those that somebody waits for.
+        """
+        taken = sorted(self.occupancy.taken)
+        interested = self._serving.room.interested
+        return tuple(index for index in taken if not wanted or interested(index))
+
+    def declared(self, index: int) -> int:
+        """Return the bytes of a device that leases and loaded residents have declared."""
+        return declared(self.occupancy.devices[index])
+
+    def kept_from_contexts(self, index: int) -> int:
+        """Return the bytes of a device that leases and residents have declared for themselves."""
+        return kept_from_contexts(self.occupancy.devices[index])
+
+    def held_by(self, ids: Collection[int]) -> list[Claim]:
+        """Return what an asker with these claims holds, the innermost last.
+
+        Who lives in a lease waits for that lease's holder, so that one's claims count too.
+        """
+        held = [self._claims[id_] for id_ in ids if id_ in self._claims]
+        around = {id_ for each in held for id_ in each.nested_in}
+        everything = {*held, *(self._claims[id_] for id_ in around if id_ in self._claims)}
+        return sorted((c for c in everything if c.state.granted), key=lambda c: c.number)
 
     def waiting(self) -> list[Claim]:
         """Return the claims without devices in the order in which they are served."""
@@ -166,7 +214,7 @@ class DeviceTable:
         An asker whose own lease is all that is in the way may reuse that lease.
         """
         if reason is None:
-            own = self._own(claim)
+            own = self.held_by(claim.request.held)
             way = without_waiting_for_oneself(claim.shape, self.occupancy, own)
             if isinstance(way, Mapping):
                 self._reuse(claim, way)
@@ -176,18 +224,11 @@ class DeviceTable:
             return False
         self._journal.advance(claim, Step.REJECT, now, reason)
         del self._claims[claim.id]
-        self._serving.actions.append(Reject(claim.id, reason))
+        lost = why_infeasible(claim.shape, self.occupancy) is not None and bool(
+            lost_for(claim.shape, self.occupancy)
+        )
+        self._serving.actions.append(Reject(claim.id, reason, lost))
         return True
-
-    def _own(self, claim: Claim) -> list[Claim]:
-        """Return what its asker holds, the innermost last.
-
-        Who lives in a lease waits for that lease's holder, so that one's claims count too.
-        """
-        held = [self._claims[id_] for id_ in claim.request.held if id_ in self._claims]
-        around = {id_ for each in held for id_ in each.nested_in}
-        everything = {*held, *(self._claims[id_] for id_ in around if id_ in self._claims)}
-        return sorted((c for c in everything if c.state.granted), key=lambda c: c.number)
 
     def _reuse(self, claim: Claim, leases: Mapping[int, Claim]) -> None:
         for lease in leases.values():
@@ -251,27 +292,69 @@ class DeviceTable:
             raise self._journal.impossible(id, "unknown", step.value)
         return claim
 
+    # ------------------------------------------------------------------- the world outside
+
+    def _locks_tried(self, input: LocksTried, now: float) -> None:
+        for index in input.ours:
+            self.occupancy.lock(self.occupancy.devices[index])
+        for index, by in input.taken.items():
+            self.occupancy.take(self.occupancy.devices[index], by)
+        touched = (*input.ours, *input.taken)
+        # Whoever laid a hand on what is taken now looks elsewhere.
+        self._serving.agenda.fill(touched)
+        self._serving.agenda.touch(touched)
+
+    def _measured(self, input: Measured, now: float) -> None:
+        device = self.occupancy.devices[input.device]
+        if device.others != input.others:
+            self.occupancy.squeeze(device, input.others)
+            self._serving.agenda.fill((device.index,))
+            self._serving.agenda.touch((device.index,))
+
+    def _lost(self, input: Lost, now: float) -> None:
+        device = self.occupancy.devices[input.device]
+        if device.lost is not None:
+            return
+        waiting = self._unsettled()
+        self.occupancy.lose(device, input.reason)
+        self._settle_anew(waiting, now)
+        why = f"cuda:{device.index} is lost: {input.reason}"
+        for claim in list(device.claims.values()):
+            if claim.shape.kind is not ClaimKind.RESIDENT:
+                self._serving.actions.append(Tell(claim.id, why))
+            elif claim.state is not ClaimState.EVICTING:
+                # Nothing can be moved off a device that is gone.
+                self._serving.evict(claim, None, why, OffloadStrategy.RESTART)
+
     # ----------------------------------------------------------------------- configuration
 
     def _configured(self, input: Configured, now: float) -> None:
         self._check_managed(input.managed)
+        waiting = self._unsettled()
+        self.occupancy.configure(input.managed, packing=input.packing)
+        self._serving.strategy = input.strategy
+        self._settle_anew(waiting, now)
+        for resident in self._serving.victims.idle:
+            if self._is_cordoned(resident):
+                self._serving.evict(resident, None, "its device is no longer managed")
+
+    def _unsettled(self) -> list[Claim]:
+        """Return everybody who waits; promises and hands follow from what no longer holds."""
         waiting = self.waiting()
-        # Promises and hands follow from the old configuration: everybody queues anew, in place.
         for claim in waiting:
             if claim.state is ClaimState.PROMISED:
                 self._serving.recall(claim)
             self._serving.hands.let_go(claim)
-        self.occupancy.configure(input.managed, packing=input.packing)
-        self._serving.strategy = input.strategy
+        return waiting
+
+    def _settle_anew(self, waiting: list[Claim], now: float) -> None:
+        """Let everybody queue anew, in place; those that can never be served any more go."""
         for claim in waiting:
             reason = why_infeasible(claim.shape, self.occupancy)
             if self._decided_at_once(claim, reason, now):
                 self._serving.withdraw(claim)
             else:
                 self._serving.agenda.add(claim, self._serving.room.line(claim.shape))
-        for resident in self._serving.victims.idle:
-            if self._is_cordoned(resident):
-                self._serving.evict(resident, None, "its device is no longer managed")
 
     def _check_managed(self, managed: tuple[int, ...]) -> None:
         known = self.occupancy.devices

@@ -11,7 +11,7 @@ from .device_spec import device_names
 from .occupancy import Device, Occupancy
 from .placement import eligible, has_group, may_coexist
 
-__all__ = ["why_infeasible", "without_waiting_for_oneself"]
+__all__ = ["lost_for", "why_infeasible", "without_waiting_for_oneself"]
 
 
 def why_infeasible(shape: Shape, occupancy: Occupancy) -> str | None:
@@ -27,6 +27,8 @@ def why_infeasible(shape: Shape, occupancy: Occupancy) -> str | None:
         )
     if _count_eligible(shape, occupancy) >= shape.spec.count:
         return None
+    if lost := lost_for(shape, occupancy):
+        return f"{shape.spec}: " + "; ".join(f"cuda:{d.index} is lost: {d.lost}" for d in lost)
     managed = [device for device in devices if device.managed]
     allowed = [d for d in managed if shape.among is None or d.index in shape.among]
     where = f"managed: {_names(managed)}"
@@ -40,6 +42,20 @@ def why_infeasible(shape: Shape, occupancy: Occupancy) -> str | None:
     if shape.spec.indices:
         allowed = [device for device in allowed if device.index in shape.spec.indices]
     return _too_large(shape, allowed)
+
+
+def lost_for(shape: Shape, occupancy: Occupancy) -> list[Device]:
+    """Return the lost devices with which an infeasible `shape` would be feasible."""
+    named = shape.spec.indices or shape.among
+    lost = [
+        device
+        for device in occupancy.devices.values()
+        if device.lost is not None
+        and device.index in occupancy.chosen
+        and (named is None or device.index in named)
+        and (shape.vram or 0) <= device.capacity
+    ]
+    return lost if _count_eligible(shape, occupancy) + len(lost) >= shape.spec.count else []
 
 
 def without_waiting_for_oneself(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from .agenda import Agenda
 from .claims import Claim
 from .occupancy import Device, Occupancy
-from .placement import eligible, has_group
+from .placement import eligible, has_group, needed_beside
 
 __all__ = ["Hands"]
 
@@ -71,7 +71,8 @@ class Hands:
 
         These are those in its reach and, to make up the number, the best of those that others may
         still enter: left to them, these would never have room for it. A device that nobody can
-        enter needs no hand on it: when it opens, the first in the queue is asked first.
+        enter needs no hand on it: when it opens, the first in the queue is asked first. Nor does
+        one that other programs leave no room on: whoever fits beside them takes nothing from it.
         """
         shape = claim.shape
         wanted = [device.index for device in in_reach if _goes_before(claim, device)]
@@ -83,6 +84,7 @@ class Hands:
                 device.index not in wanted
                 and _goes_before(claim, device)
                 and eligible(device, shape)
+                and needed_beside(device, shape) <= device.capacity
                 and (shape.spec.indices or not has_group(device, shape))
             ):
                 wanted.append(device.index)

@@ -24,16 +24,29 @@ class Device:
         "crowded",
         "earmark",
         "index",
+        "locked",
+        "lost",
         "managed",
+        "others",
         "peak",
         "present",
         "rank",
+        "taken",
     )
 
     def __init__(self, index: int, capacity: int) -> None:
         self.index = index
         self.capacity = capacity
         self.managed = False
+        """It takes new claims."""
+        self.lost: str | None = None
+        """Why it is gone for good."""
+        self.locked = True
+        """No other program can take it; where nobody locks devices, always."""
+        self.taken: str | None = None
+        """Which other program had it when this one last tried to lock it."""
+        self.others = 0
+        """Bytes that other programs use and this one planned with."""
         self.claims: dict[int, Claim] = {}
         """By id: those granted, and those promised."""
         self.present = 0
@@ -52,6 +65,11 @@ class Device:
         """Bytes that nobody has now or will have when a promise to him is kept."""
         return self.capacity - self.peak
 
+    @property
+    def spare(self) -> int:
+        """Of these, the bytes that other programs leave."""
+        return max(0, self.capacity - self.peak - self.others)
+
 
 class Occupancy:
     """All devices. Its methods keep bytes and ranks right; deciding is done elsewhere.
@@ -61,12 +79,28 @@ class Occupancy:
     that only contexts stand on. Placing and lifting cost a bisection of that list each.
     """
 
-    def __init__(self, capacities: Mapping[int, int]) -> None:
-        """Know the devices by logical index; `capacities` are bytes. None is managed yet."""
+    def __init__(self, capacities: Mapping[int, int], *, locks: bool = False) -> None:
+        """Know the devices; none is managed yet.
+
+        Args:
+            capacities: bytes of each, by logical index.
+            locks: a device is locked before anybody is placed on it.
+        """
         self.devices = {index: Device(index, capacities[index]) for index in sorted(capacities)}
+        self.locks = locks
+        self.vacant: set[int] = set()
+        """Locked devices that nobody stands on; if `locks`."""
+        for device in self.devices.values():
+            device.locked = not locks
+        self.taken: set[int] = set()
+        """Devices that other programs had when this one last tried to lock them."""
+        self.squeezed: set[int] = set()
+        """Devices of which other programs use what this one planned with."""
         self.packing = False
         self.open: list[Rank] = []
         """The devices that somebody could be placed on now, best first: (..., ..., index)."""
+        self.chosen: frozenset[int] = frozenset()
+        """The devices to manage, lost ones included."""
         self._capacities: list[int] = []
 
     @property
@@ -76,13 +110,19 @@ class Occupancy:
 
     def configure(self, managed: Iterable[int], *, packing: bool) -> None:
         """Change what is managed and how; whoever stands anywhere stays."""
-        chosen = frozenset(managed)
+        self.chosen = frozenset(managed)
         self.packing = packing
-        self._capacities = sorted(self.devices[index].capacity for index in chosen)
+        usable = [self.devices[i] for i in self.chosen if self.devices[i].lost is None]
+        self._capacities = sorted(device.capacity for device in usable)
         for device in self.devices.values():
-            device.managed = device.index in chosen
+            device.managed = device in usable
             device.crowded = device.crowded or (not packing and len(device.claims) > 1)
             self.refresh(device)
+
+    def lose(self, device: Device, reason: str) -> None:
+        """Offer `device` to nobody any more; whoever stands there stays."""
+        device.lost = reason
+        self.configure(self.chosen, packing=self.packing)
 
     def count_managed(self, least: int) -> int:
         """Return how many managed devices have at least that many bytes in all."""
@@ -94,6 +134,7 @@ class Occupancy:
         for index in indices:
             device = self.devices[index]
             device.claims[claim.id] = claim
+            self.vacant.discard(index)
             self.refresh(device)
 
     def lift(self, claim: Claim) -> None:
@@ -106,6 +147,7 @@ class Occupancy:
                 self._uncover(claim, device)
             else:
                 device.crowded = False
+                self._vacated(device)
             self.refresh(device)
 
     def replace(self, old: Claim, new: Claim) -> None:
@@ -115,6 +157,27 @@ class Occupancy:
         device.claims = {new.id: new}
         device.crowded = False
         device.present = device.peak = new.shape.vram or 0
+
+    def lock(self, device: Device) -> None:
+        """No other program can take `device` any more."""
+        device.taken = None
+        self.taken.discard(device.index)
+        device.locked = True
+        if not device.claims:
+            self._vacated(device)
+        self.refresh(device)
+
+    def take(self, device: Device, by: str) -> None:
+        """Another program has `device`."""
+        device.taken = by
+        self.taken.add(device.index)
+        self.refresh(device)
+
+    def squeeze(self, device: Device, others: int) -> None:
+        """Other programs use `others` bytes of `device` that this one planned with."""
+        device.others = others
+        (self.squeezed.add if others else self.squeezed.discard)(device.index)
+        self.refresh(device)
 
     def changed(self, claim: Claim) -> None:
         """Recount the devices of a claim that changed its state."""
@@ -144,10 +207,10 @@ class Occupancy:
         device.present = present
         device.peak = max(present, _peak(device)) if promised else present
         rank: Rank | None
-        if not device.managed or (exclusive and not self.packing):
+        if not device.managed or device.taken is not None or (exclusive and not self.packing):
             rank = None
         elif self.packing:
-            rank = (-device.free, len(claims), device.index)
+            rank = (-device.spare, len(claims), device.index)
         else:
             rank = (len(claims), 0, device.index)
         if rank != device.rank:
@@ -156,6 +219,10 @@ class Occupancy:
             if rank is not None:
                 insort(self.open, rank)
             device.rank = rank
+
+    def _vacated(self, device: Device) -> None:
+        if self.locks:
+            self.vacant.add(device.index)
 
     @staticmethod
     def _uncover(lease: Claim, device: Device) -> None:

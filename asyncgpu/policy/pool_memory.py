@@ -25,8 +25,8 @@ class Taken(NamedTuple):
 class PoolMemory:
     """Accounts for buffers: pieces of device memory that one block has, or that are cached.
 
-    A buffer is cached when its block needs it no more, and goes to the next block of the same size. Cached
-    memory that is of the wrong size is given back when it stands in the way, oldest first.
+    A buffer is cached when its block needs it no more, and goes to the next block of its size.
+    Cached memory of the wrong size is given back when it stands in the way, oldest first.
 
     Attributes:
         quota: bytes; allocated and cached memory together are never more.

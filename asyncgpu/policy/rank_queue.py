@@ -11,6 +11,9 @@ from .work_order import WorkOrder
 
 __all__ = ["RankQueue"]
 
+# What is left beside a cost so much larger has lost about half of its digits.
+_DIGITS = 1e-7
+
 
 class RankQueue:
     """Ranks from the costliest to the cheapest, and what they cost together."""
@@ -60,9 +63,12 @@ class RankQueue:
         return ranks
 
     def _without(self, rank: int) -> int:
-        # An empty queue costs nothing: rounding must not pile up over a long run.
-        left = self.cost - self._order.cost_at(rank)
-        self.cost = max(left, 0.0) if self._ranks else 0.0
+        cost = self._order.cost_at(rank)
+        left = self.cost - cost
+        # A giant takes the digits of the small ones with it, and an empty queue costs nothing.
+        if not self._ranks or left < cost * _DIGITS:
+            left = self._order.cost(self._ranks)
+        self.cost = left
         return rank
 
     def check_invariants(self) -> None:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from ..units import format_size
 from .claims import Claim, ClaimState
+from .device_inputs import ClaimKind
 from .device_spec import DeviceChoice
 from .occupancy import Device, Occupancy
 from .placement import eligible
@@ -33,11 +34,15 @@ def why_waiting(claim: Claim, occupancy: Occupancy) -> str:
 def _situation(device: Device, claim: Claim) -> str:
     here = list(device.claims.values())
     state = f"held by {_listed(here, repr)}" if here else "free"
+    if device.taken is not None:
+        state = f"used by another program ({device.taken})"
     first = device.earmark
     if first is not None and first is not claim and first.order < claim.order:
         state += f", kept for {first!r}"
     if claim.shape.vram:
         state += f", {format_size(device.free)} not reserved"
+        if device.others and claim.shape.kind is not ClaimKind.CONTEXT:
+            state += f", of which other programs use {format_size(device.others)}"
     return f"cuda:{device.index} is {state}"
 
 

@@ -19,13 +19,13 @@ import heapq
 
 from .agenda import Agenda
 from .claims import NOBODY, Claim, ClaimState, Journal, Step
-from .device_actions import DeviceAction, Evict, Grant
+from .device_actions import DeviceAction, Evict, Grant, Lock, Unlock
 from .device_inputs import ClaimKind
 from .eviction import EvictionPlan, Victims, plan_eviction
 from .hands import Hands
 from .occupancy import Device, Occupancy
 from .offload import OffloadStrategy
-from .placement import free_devices
+from .placement import free_devices, needed_beside
 from .waiting import Line, WaitingRoom
 
 __all__ = ["Serving"]
@@ -48,6 +48,7 @@ class Serving:
         self.victims = Victims(occupancy)
         self._occupancy = occupancy
         self._journal = journal
+        self._locking: set[int] = set()
 
     def settle(self) -> list[DeviceAction]:
         """Go through the agenda; return all that is to be done since the last time."""
@@ -59,6 +60,8 @@ class Serving:
                 self._serve(claim, line)
             elif claim.state is ClaimState.PROMISED:
                 self._hasten(claim, line)
+        if self._occupancy.locks:
+            self._unlock()
         actions, self.actions = self.actions, []
         return actions
 
@@ -114,13 +117,19 @@ class Serving:
                         self._awaits_no_more(other, claim)
         self.agenda.touch(indices)
 
-    def evict(self, victim: Claim, cause: int | None, why: str) -> None:
-        """Make a resident leave its devices."""
+    def evict(
+        self,
+        victim: Claim,
+        cause: int | None,
+        why: str,
+        strategy: OffloadStrategy | None = None,
+    ) -> None:
+        """Make a resident leave its devices; `strategy`: None: as configured."""
         running = victim.state is not ClaimState.IDLE
         self._journal.advance(victim, Step.PREEMPT if running else Step.EVICT, self.now, why)
         self._occupancy.changed(victim)
         self.victims.update(victim)
-        self.actions.append(Evict(victim.id, self.strategy, cause, running, why))
+        self.actions.append(Evict(victim.id, strategy or self.strategy, cause, running, why))
         self.agenda.touch(victim.devices)
 
     # -------------------------------------------------------------------- the head of a line
@@ -134,6 +143,8 @@ class Serving:
         count = claim.shape.spec.count
         free = free_devices(claim, self._occupancy)
         if len(free) == count:
+            if self._to_be_locked(claim, free):
+                return
             indices = _in_order(claim, free)
             self._leave(line, claim)
             self.grant(claim, indices, "free")
@@ -141,6 +152,8 @@ class Serving:
             return
         plan = self._plan(claim, free)
         if len(plan.devices) == count:
+            if self._to_be_locked(claim, plan.devices):
+                return
             indices = _in_order(claim, plan.devices)
             self._leave(line, claim)
             self._promise(line, claim, indices, plan.victims)
@@ -153,6 +166,33 @@ class Serving:
             return EvictionPlan(free, [])
         candidates = self.victims.candidates(claim)
         return plan_eviction(claim, free, candidates, self._occupancy)
+
+    def _to_be_locked(self, claim: Claim, devices: list[Device]) -> bool:
+        """Have devices locked that another program might take; True: decide when that is known.
+
+        Nothing is granted and nobody evicted before that. What is locked already is asked for too:
+        unused, it would be given back meanwhile.
+        """
+        if all(device.locked for device in devices):
+            return False
+        indices = tuple(device.index for device in devices)
+        if not self._locking.issuperset(indices):
+            self._locking.update(indices)
+            self.actions.append(Lock(indices))
+        if claim.state is ClaimState.WAITING:
+            self.hands.lay(claim, devices)
+        return True
+
+    def _unlock(self) -> None:
+        """Let other programs have what nobody here uses or is about to use."""
+        unused = tuple(sorted(self._occupancy.vacant - self._locking))
+        self._occupancy.vacant.clear()
+        self._locking.clear()
+        if unused:
+            for index in unused:
+                self._occupancy.devices[index].locked = False
+            # First, because what comes of locking others may need these again.
+            self.actions.insert(0, Unlock(unused))
 
     def _leave(self, line: Line[Claim], claim: Claim) -> None:
         """Take the head out of the queue, on its way to its devices."""
@@ -183,10 +223,10 @@ class Serving:
         # Nobody else can be placed beside the one who ended, and nobody has come before that.
         if device.rank is not None or device.earmark is not None or len(device.claims) != 1:
             return False
-        first = self._first_for(device)
-        if first is None:
+        line = self._first_for(device)
+        if line is None or line.waiting.head is None:
             return False
-        line = self.room.line(first.shape)
+        first = line.waiting.head
         line.waiting.discard(first)
         self._begin(first, "free")
         self._occupancy.replace(ended, first)
@@ -196,20 +236,22 @@ class Serving:
         self._move_up(line)
         return True
 
-    def _first_for(self, device: Device) -> Claim | None:
-        """Return the first in the queue, if it wants nothing but `device` and that for itself."""
+    def _first_for(self, device: Device) -> Line[Claim] | None:
+        """Return the line of the first in the queue, if he wants `device` alone and for himself."""
+        found: Line[Claim] | None = None
         first: Claim | None = None
         for line in self.room.interested(device.index):
             head = line.waiting.head
             if head is None or line.promised.head is not None:
                 return None
             if first is None or head.order < first.order:
-                first = head
+                found, first = line, head
         if first is None or first.hands or not device.managed:
             return None
         shape = first.shape
-        alone = shape.spec.count == 1 and shape.kind is not ClaimKind.CONTEXT
-        return first if alone and (shape.vram or 0) <= device.capacity else None
+        if shape.spec.count != 1 or shape.kind is ClaimKind.CONTEXT:
+            return None
+        return found if needed_beside(device, shape) <= device.capacity else None
 
     # ------------------------------------------------------------------------- promises
 
@@ -263,7 +305,7 @@ class Serving:
         self._occupancy.lift(claim)
         free = free_devices(claim, self._occupancy)
         self._occupancy.place(claim, promised)
-        if len(free) == claim.shape.spec.count:
+        if len(free) == claim.shape.spec.count and not self._to_be_locked(claim, free):
             indices = _in_order(claim, free)
             line.promised.discard(claim)
             self._break_promise(claim)

@@ -2,7 +2,8 @@
 
 The usual way is absent, waiting, starting, idle, busy, idle, ... An eviction goes from idle through
 evicting to absent, or to offloaded where the model can be moved. Whoever is offloaded waits and
-starts again as the absent do. A death leads from anywhere to absent.
+starts again as the absent do. A worker that has served long enough is recycled: it starts anew on
+the same device. A death leads from anywhere to absent.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ TRANSITIONS: dict[tuple[StationState, str], StationState] = {
     (_S.IDLE, "feed"): _S.BUSY,
     (_S.BUSY, "answered"): _S.IDLE,
     (_S.IDLE, "evict"): _S.EVICTING,
+    (_S.IDLE, "recycle"): _S.STARTING,
     (_S.OFFLOADED, "evict"): _S.EVICTING,
     (_S.EVICTING, "offloaded"): _S.OFFLOADED,
     (_S.EVICTING, "stopped"): _S.ABSENT,

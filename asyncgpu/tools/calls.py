@@ -1,7 +1,8 @@
 """`CallQueue`: single items that arrive one by one, batched while the workers are busy.
 
 A lone call goes at once. What queues while every worker is busy goes together. A batch that fails
-is run again one by one, so that a poison item fails alone and its batch-mates get their answers.
+is run again one by one, so that a poison item fails alone and its batch-mates get their answers;
+one that was out of memory is run again in halves.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from ..errors import WorkerDied
@@ -35,6 +37,8 @@ class Call:
     """On the loop's clock: until then it may wait for others to go with."""
     deaths: int = 0
     """How many workers died while they ran it alone."""
+    unfit: frozenset[int] = frozenset()
+    """Slots without the memory for it, even alone."""
     assignment: Assignment | None = None
     """The micro-batch it runs in; None: it waits, or has its reply."""
     outcome: Promise[Reply] = field(default_factory=new_promise)
@@ -72,8 +76,8 @@ class CallQueue:
         self._clock = clock
         self._max_batch = max_batch
         self._waiting: deque[Call] = deque()
-        self._alone: deque[Call] = deque()
-        self._in_flight = 0
+        self._again: deque[list[Call]] = deque()
+        self._in_flight: set[Assignment] = set()
         self._slots: set[int] = set()
         self._cost = 0.0
         self._sizer = BatchSizer(
@@ -84,7 +88,7 @@ class CallQueue:
         )
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._alone)
+        return len(self._waiting) + sum(map(len, self._again))
 
     def add(self, call: Call, claims: frozenset[int]) -> None:
         """Queue a call; `claims` are held by its task."""
@@ -101,11 +105,11 @@ class CallQueue:
 
     @property
     def finished(self) -> bool:
-        return not (self._waiting or self._alone or self._in_flight)
+        return not (self._waiting or self._again or self._in_flight)
 
     @property
     def demand(self) -> int:
-        return self._in_flight + len(self)
+        return len(self._in_flight) + len(self)
 
     def join(self, slot: int) -> None:
         self._slots.add(slot)
@@ -115,20 +119,19 @@ class CallQueue:
 
     def take(self, slot: int) -> Assignment | None:
         self._drop_abandoned()
-        if self._alone:
-            calls = [self._alone.popleft()]
-        elif self._waiting and not self._held():
+        calls = self._take_again(slot) if self._again else []
+        if not calls:
+            if not self._waiting or self._held():
+                return None
             calls = self._batch()
-        else:
-            return None
         assignment = Assignment(self, calls, [call.item for call in calls])
         for call in calls:
             call.assignment = assignment
-        self._in_flight += 1
+        self._in_flight.add(assignment)
         return assignment
 
     def settle(self, assignment: Assignment, reply: Reply) -> None:
-        self._in_flight -= 1
+        self._in_flight.discard(assignment)
         calls: list[Call] = assignment.batch
         for call in calls:
             call.assignment = None
@@ -141,16 +144,18 @@ class CallQueue:
             self._waiting.extendleft(reversed(calls))
             self._cost += sum(call.cost for call in calls)
         elif len(calls) > 1:
-            self._alone.extend(calls)
+            self._split(calls, out_of_memory=bool(assignment.unfit))
         else:
-            self._settle_alone(calls[0], reply)
+            self._settle_alone(calls[0], reply, assignment.unfit)
         if self.finished:
             self.claims = frozenset()
 
     def fail(self, error: Exception) -> None:
-        for call in (*self._alone, *self._waiting):
+        # Those that run have lost their workers: nobody would run them again.
+        running = (assignment.batch for assignment in self._in_flight)
+        for call in (*chain(*self._again, *running), *self._waiting):
             resolve(call.outcome, Reply(error=error))
-        self._alone.clear()
+        self._again.clear()
         self._waiting.clear()
         self._cost = 0.0
 
@@ -159,20 +164,46 @@ class CallQueue:
 
     # ------------------------------------------------------------------------- helpers
 
-    def _settle_alone(self, call: Call, reply: Reply) -> None:
+    def _split(self, calls: list[Call], *, out_of_memory: bool) -> None:
+        """Have the calls of a broken micro-batch run again."""
+        if not out_of_memory:
+            self._again.extend([call] for call in calls)
+            return
+        self._sizer.too_large(len(calls))
+        middle = (len(calls) + 1) // 2
+        self._again += (calls[:middle], calls[middle:])
+
+    def _settle_alone(self, call: Call, reply: Reply, unfit: frozenset[int]) -> None:
+        again = False
         if isinstance(reply.error, WorkerDied):
             call.deaths += 1
-            if call.deaths <= self._retries:
-                self._alone.append(call)
-                return
-        resolve(call.outcome, reply)
+            again = call.deaths <= self._retries
+        elif unfit:
+            call.unfit |= unfit
+            again = not call.unfit.issuperset(self._slots)
+        if again:
+            self._again.append([call])
+        else:
+            resolve(call.outcome, reply)
+
+    def _take_again(self, slot: int) -> list[Call]:
+        """Return calls that are to be run again, and that `slot` may try; none, if there are none.
+
+        One that fitted nowhere goes anywhere once the slot that was kept for it has left.
+        """
+        for calls in self._again:
+            unfit = calls[0].unfit
+            if slot not in unfit or unfit.issuperset(self._slots):
+                self._again.remove(calls)
+                return calls
+        return []
 
     def _drop_abandoned(self) -> None:
-        for queue in (self._alone, self._waiting):
-            while queue and queue[0].abandoned:
-                call = queue.popleft()
-                if queue is self._waiting:
-                    self._cost -= call.cost
+        if self._again:
+            left = ([c for c in calls if not c.abandoned] for calls in self._again)
+            self._again = deque(calls for calls in left if calls)
+        while self._waiting and self._waiting[0].abandoned:
+            self._cost -= self._waiting.popleft().cost
 
     def _held(self) -> bool:
         full = self._max_batch is not None and len(self._waiting) >= self._max_batch

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import anyio
 
-from ..devices.allocation import Allocation
 from ..errors import RequestError
 from .crew import Crew
 from .identity import Identity
 from .launcher import Launcher
-from .station import Station
+from .nested import Serve
+from .site import Site
 from .tool import Tool
 
 __all__ = ["Crews"]
@@ -39,6 +38,7 @@ class Crews:
         among: frozenset[int] | None,
         pinned: bool,
         keeps: bool,
+        serve: Serve,
     ) -> None:
         """Engage nobody yet; the parameters are those of `Workforce`."""
         self._launcher = launcher
@@ -46,6 +46,7 @@ class Crews:
         self._among = among
         self._pinned = pinned
         self._keeps = keeps
+        self._serve = serve
         self._crews: dict[Hashable, Crew] = {}
         self._closed = False
 
@@ -67,7 +68,7 @@ class Crews:
         key: Hashable = _key(tool, instance) if self.stays(tool) else object()
         crew = self._crews.get(key)
         if crew is None:
-            crew = Crew(tool, self._seats(tool), self._launcher, self._acquirer(tool, key))
+            crew = Crew(tool, self._seats(tool), self._launcher, self._site(tool, key), self._serve)
             self._crews[key] = crew
         return crew
 
@@ -98,21 +99,14 @@ class Crews:
                 for crew in crews:
                     tasks.start_soon(crew.aclose)
 
-    def _acquirer(self, tool: Tool, key: Hashable) -> Callable[[Station], Any]:
-        """Return how a station of this crew waits for its device."""
-
-        async def acquire(station: Station) -> Allocation:
-            allocation = await self._launcher.devices.acquire(
-                tool.device,
-                owner=station,
-                vram=tool.vram,
-                among=self._among,
-                group=(id(self), key),
-            )
-            allocation.pinned = self._pinned
-            return allocation
-
-        return acquire
+    def _site(self, tool: Tool, key: Hashable) -> Site:
+        return Site(
+            self._launcher.devices,
+            tool,
+            among=self._among,
+            group=(id(self), key),
+            pinned=self._pinned,
+        )
 
 
 def _key(tool: Tool, instance: str | None) -> _Key:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from .. import ambient
 from .host import host_of_task
 from .options import RunOptions
 from .pool import ToolPool
-from .tool import Tool
+from .tool import Items, Tool
 from .workforce import Workforce
 
 __all__ = ["dispatch"]
 
 
-async def dispatch(tool: Tool, items: Iterable[Any]) -> list[Any]:
+async def dispatch(tool: Tool, items: Items) -> list[Any]:
     """Answer `items`: by the pool around, else the persist block, else the runtime.
 
     Of a pool and a block the innermost wins: a block hides the pool around it.

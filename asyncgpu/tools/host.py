@@ -24,9 +24,9 @@ class ToolHost:
         self.default_pool: Any = None
         """The `ToolPool` that tools called outside any pool use."""
         self._open: list[Workforce] = []
-        self.house = self.open(seats=one_seat)
+        self.house = self.open(seats=one_seat, serve=self.answer)
         """Workers got by `get_tool` outside any ``persist()`` block; they stay to the end."""
-        self.one_shot = self.open(seats=one_seat, keeps=False)
+        self.one_shot = self.open(seats=one_seat, keeps=False, serve=self.answer)
         """Workers of calls outside any pool or block; each ends with its call."""
 
     def open(self, **options: Any) -> Workforce:
@@ -34,6 +34,13 @@ class ToolHost:
         staff = Workforce(self.launcher, **options)
         self._open.append(staff)
         return staff
+
+    async def answer(self, tool: Tool, items: list[Any], priority: int) -> list[Any]:
+        """Answer the nested calls of workers that are in no pool or block."""
+        if self.default_pool is None:
+            return await self.one_shot.answer(tool, items, priority)
+        answers: list[Any] = await self.default_pool.run(tool, items, priority=priority)
+        return answers
 
     async def close(self, staff: Workforce) -> None:
         """Stop all its workers. Idempotent."""

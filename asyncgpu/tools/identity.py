@@ -15,7 +15,7 @@ from collections.abc import Hashable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-__all__ = ["Identity", "encode", "encoded_identity"]
+__all__ = ["Identity", "NotEncodableError", "encode", "encoded_identity"]
 
 Identity = tuple[type, Hashable]
 
@@ -26,19 +26,23 @@ def encoded_identity(kind: type, configuration: Mapping[str, Any] | None) -> Ide
         return None
     try:
         return (kind, encode(configuration))
-    except (_NotEncodableError, RecursionError):
+    except (NotEncodableError, RecursionError):
         return None
 
 
-class _NotEncodableError(Exception):
-    """A configuration value with no canonical form."""
+class NotEncodableError(Exception):
+    """A value with no canonical form."""
 
 
 _ATOMS = (bool, int, str, bytes, complex, type(None), type(Ellipsis))
 
 
 def encode(value: Any) -> Hashable:
-    """Return a hashable that is equal exactly for equal configurations."""
+    """Return a hashable that is equal exactly for equal values of equal types.
+
+    Raises:
+        NotEncodableError: it has no canonical form.
+    """
     kind = type(value)
     if kind in _ATOMS:
         return (kind, value)
@@ -66,4 +70,4 @@ def _encode_by_name_or_fields(value: Any) -> Hashable:
             type(value),
             tuple((f.name, encode(getattr(value, f.name))) for f in dataclasses.fields(value)),
         )
-    raise _NotEncodableError
+    raise NotEncodableError

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import AsyncIterable, Hashable, Iterator
 from typing import Any
 
 from ..errors import InvalidRequest
 from .tool import Tool, has_own_cost, has_own_key
 
-__all__ = ["check_tool", "costs_of", "keys_of", "list_items"]
+__all__ = [
+    "check_tool",
+    "cost_of",
+    "costs_of",
+    "is_source",
+    "key_of",
+    "keys_of",
+    "list_items",
+]
 
 # Exact types whose equality means "the same item": no NaN, no -0.0, no subclass with other ideas.
 _PLAIN = frozenset({int, str, bytes})
@@ -27,7 +35,12 @@ def check_tool(tool: object) -> Tool:
     raise InvalidRequest(f"{tool!r} is not a Tool; subclass asyncgpu.Tool or use @asyncgpu.tool")
 
 
-def list_items(items: Iterable[Any]) -> list[Any]:
+def is_source(items: object) -> bool:
+    """Return whether `items` come one by one; False: they are all there, as in a list."""
+    return isinstance(items, (AsyncIterable, Iterator))
+
+
+def list_items(items: Any) -> list[Any]:
     """Return `items` as a list of their own.
 
     Raises:
@@ -52,13 +65,19 @@ def costs_of(tool: Tool, items: list[Any]) -> list[float] | None:
     """
     if not has_own_cost(tool):
         return None
-    costs = []
-    for index, item in enumerate(items):
-        try:
-            costs.append(tool.cost(item))
-        except Exception as error:
-            raise InvalidRequest(f"{tool.name}.cost raised for item {index}: {error!r}") from error
-    return costs
+    return [cost_of(tool, index, item) for index, item in enumerate(items)]
+
+
+def cost_of(tool: Tool, index: int, item: Any) -> float:
+    """Return the tool's estimate for one item.
+
+    Raises:
+        InvalidRequest: the tool's `cost` raised; the message names the item.
+    """
+    try:
+        return tool.cost(item)
+    except Exception as error:
+        raise InvalidRequest(f"{tool.name}.cost raised for item {index}: {error!r}") from error
 
 
 def keys_of(tool: Tool, items: list[Any]) -> list[Hashable | None]:
@@ -72,12 +91,18 @@ def keys_of(tool: Tool, items: list[Any]) -> list[Hashable | None]:
         kinds = set(map(type, items))
         if len(kinds) == 1 and kinds <= _PLAIN:
             return list(items)
-    keys = []
-    for index, item in enumerate(items):
-        try:
-            key = tool.key(item)
-            hash(key)
-        except Exception as error:
-            raise InvalidRequest(f"{tool.name}.key failed for item {index}: {error!r}") from error
-        keys.append(key)
-    return keys
+    return [key_of(tool, index, item) for index, item in enumerate(items)]
+
+
+def key_of(tool: Tool, index: int, item: Any) -> Hashable | None:
+    """Return what makes one item equal to another; None: to none.
+
+    Raises:
+        InvalidRequest: the tool's `key` raised or is not hashable; the message names the item.
+    """
+    try:
+        key = tool.key(item)
+        hash(key)
+    except Exception as error:
+        raise InvalidRequest(f"{tool.name}.key failed for item {index}: {error!r}") from error
+    return key

@@ -1,42 +1,25 @@
-"""`Job`: one batch run on its way through a crew.
-
-`policy.shards.BatchPlan` decides which items go where and what a failure means; this is its shell:
-it turns indices into items, replies into outcomes, and outcomes into the caller's order.
-"""
+"""`Job`: the run of a list, over `policy.shards.BatchPlan`."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ItemError, PartialFailure, WorkerDied
-from ..policy.batch import Batch
+from ..errors import ItemError, PartialFailure
 from ..policy.dedup import Merged
 from ..policy.shards import BatchPlan
-from ..ports import Reply
-from ..promise import Promise, new_promise, resolve
+from ..promise import resolve
 from .assignment import Assignment
+from .plan_work import ItemResult, PlanWork
 from .progress import Reporter
 from .seeds import derive_seed
 
-__all__ = ["ItemResult", "Job"]
+__all__ = ["Job"]
 
 
-@dataclass(frozen=True, slots=True)
-class ItemResult:
-    """The outcome of one item, as `ToolPool.stream` hands it out."""
-
-    index: int
-    """The item's place in the caller's list."""
-    value: Any = None
-    error: Exception | None = None
-    """What went wrong with it; None: `value` is the answer."""
-
-
-class Job:
-    """The items of one call, each of which ends in exactly one outcome."""
+class Job(PlanWork):
+    """The items of one list, each of which ends in exactly one outcome."""
 
     def __init__(
         self,
@@ -51,7 +34,7 @@ class Job:
         item_timeout: float | None = None,
         on_results: Callable[[list[ItemResult]], None] | None = None,
     ) -> None:
-        """Prepare; nothing runs yet.
+        """Prepare; nothing runs yet. Further parameters are those of `PlanWork`.
 
         Args:
             items: the caller's list.
@@ -64,99 +47,28 @@ class Job:
             item_timeout: seconds an item may run, counted from dispatch.
             on_results: is given outcomes as they come.
         """
-        self.priority = priority
-        self.claims = claims
-        self.plan = plan
-        self.ended: Promise[None] = new_promise()
-        self.runs: list[tuple[int, float, float]] = []
-        """Slot, start on the loop's clock, and seconds in the tool, of each micro-batch."""
+        super().__init__(
+            plan, reporter, priority=priority, claims=claims, item_timeout=item_timeout
+        )
         self._merged = merged
         self._unique = [items[position] for position in merged.firsts]
         self._values: list[Any] = [_PENDING] * len(self._unique)
         self._errors: dict[int, Exception] = {}
-        self._reporter = reporter
         self._seeds = (
             None if seed is None else [derive_seed(seed, position) for position in merged.firsts]
         )
-        self._item_timeout = item_timeout
         self._on_results = on_results
-        self._in_flight: dict[int, Assignment] = {}
-        self._failure: Exception | None = None
+        if not items:
+            resolve(self.ended, None)
 
-    # ------------------------------------------------------------- as work for a crew
-
-    @property
-    def finished(self) -> bool:
-        return self.plan.done or self._failure is not None
-
-    @property
-    def demand(self) -> int:
-        return 0 if self.finished else len(self._in_flight) + self.plan.queued
-
-    def join(self, slot: int) -> None:
-        self.plan.open_slot(slot)
-
-    def leave(self, slot: int) -> None:
-        self.plan.close_slot(slot)
-
-    def take(self, slot: int) -> Assignment | None:
-        batch = self.plan.take(slot)
-        if batch is None:
-            return None
-        self._reporter.working()
-        assignment = Assignment(self, batch, _pick(self._unique, batch.items))
-        if self._seeds is not None:
-            assignment.seeds = _pick(self._seeds, batch.items)
-        if self._item_timeout is not None:
-            assignment.limit = self._item_timeout * len(batch.items)
-        self._in_flight[batch.id] = assignment
-        return assignment
-
-    def settle(self, assignment: Assignment, reply: Reply) -> None:
-        batch: Batch = assignment.batch
-        del self._in_flight[batch.id]
-        error = reply.error
-        if error is None:
-            self.runs.append((batch.slot, assignment.started, reply.seconds))
-            _put(self._values, batch.items, reply.value)
-            settled = self.plan.succeeded(batch, reply.seconds)
-        elif assignment.preempted:
-            settled = self.plan.returned(batch)
-        elif assignment.timed_out:
-            error = TimeoutError(f"an item ran longer than its {self._item_timeout:g} s")
-            settled = self.plan.failed(batch)
-        elif isinstance(error, WorkerDied):
-            settled = self.plan.died(batch)
-        else:
-            settled = self.plan.failed(batch)
-        if error is not None:
-            self._errors.update(dict.fromkeys(settled.items, error))
-        self._announce(settled.items)
-        self._end_if_finished()
-
-    def fail(self, error: Exception) -> None:
-        self._failure = error
-        self.plan.cancel()
-        self._end_if_finished()
-
-    def notice_loading(self, stations: int) -> None:
-        self._reporter.loading(stations)
-
-    # -------------------------------------------------------------------- the caller's side
+    def took(self, results: int) -> None:
+        """All results of a list are kept until its end: nothing waits for this."""
 
     def cancel(self) -> list[Assignment]:
-        """Start nothing that is queued; return what is running."""
-        self.plan.cancel()
         self._on_results = None
-        return list(self._in_flight.values())
+        return super().cancel()
 
     def collect(self, on_error: str) -> list[Any]:
-        """Return the answers in the caller's order, once the job has ended.
-
-        Raises:
-            PartialFailure: some items failed, and `on_error` is ``"raise"``.
-            Exception: why no item could be computed at all.
-        """
         errors = self._unique_errors()
         if not errors:
             return self._expand(self._values)
@@ -174,29 +86,25 @@ class Job:
                 answers[index] = ItemError(index, error)
         return answers
 
-    def check(self) -> None:
-        """Raise why no worker could serve the job, if that is how it ended."""
-        if self._failure is not None:
-            raise self._failure
-
     @property
     def saved(self) -> int:
-        """How many items are equal to an earlier one and are not computed again."""
         return len(self._merged.owners) - len(self._merged.firsts)
 
-    @property
-    def span(self) -> tuple[float, float] | None:
-        """Makespan and its lower bound in seconds, as measured; None before the first answer.
+    # ---------------------------------------------------------------- of the form it has
 
-        The bound is max(sum / slots, longest micro-batch), by the seconds spent in the workers.
-        """
-        if not self.runs:
-            return None
-        began = min(started for _, started, _ in self.runs)
-        ended = max(started + seconds for _, started, seconds in self.runs)
-        spent = [seconds for _, _, seconds in self.runs]
-        slots = len({slot for slot, _, _ in self.runs})
-        return ended - began, max(sum(spent) / slots, max(spent))
+    def _items(self, numbers: Sequence[int]) -> list[Any]:
+        return _pick(self._unique, numbers)
+
+    def _seeds_of(self, numbers: Sequence[int]) -> list[int] | None:
+        return None if self._seeds is None else _pick(self._seeds, numbers)
+
+    def _answered(self, numbers: Sequence[int], values: list[Any]) -> None:
+        _put(self._values, numbers, values)
+        self._announce(numbers)
+
+    def _failed(self, numbers: Sequence[int], error: Exception) -> None:
+        self._errors.update(dict.fromkeys(numbers, error))
+        self._announce(numbers)
 
     # ------------------------------------------------------------------------- helpers
 
@@ -237,10 +145,6 @@ class Job:
                 if value is _PENDING:
                     self._errors.setdefault(index, self._failure)
         return self._errors
-
-    def _end_if_finished(self) -> None:
-        if self.finished:
-            resolve(self.ended, None)
 
 
 def _pick(values: list[Any], indices: Sequence[int]) -> list[Any]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 
 from ..devices.manager import DeviceManager
-from ..ports import Driver, WorkerChannel, WorkerSpec, WorkerTransport
+from ..policy.crash_loop import CrashLoops
+from ..ports import Codec, Driver, Preparation, WorkerChannel, WorkerSpec, WorkerTransport
 from ..settings import Settings
+from ..units import parse_size
 from .timeline import Timeline
 from .tool import Tool
+from .waits import Waits
 
 __all__ = ["Launcher"]
 
@@ -37,6 +40,12 @@ class Launcher:
     clock: Callable[[], float]
     start_soon: Callable[..., None]
     """Start a task that the runtime owns and cancels when it closes."""
+    waits: Waits = field(default_factory=Waits)
+    """Who waits for workers while it holds devices."""
+    crashes: CrashLoops = field(default_factory=CrashLoops)
+    """Which tools' workers die as they start."""
+    codecs: tuple[Codec, ...] = ()
+    """How values of other libraries are pickled with their memory beside them."""
 
     async def launch(self, tool: Tool, indices: tuple[int, ...], name: str) -> WorkerChannel:
         """Start a process on the devices `indices` (none: the CPU) and load `tool` in it.
@@ -50,7 +59,8 @@ class Launcher:
         try:
             placed = copy.copy(tool)
             placed.indices = indices
-            reply = await channel.load(placed, self.device_names(tool, indices))
+            devices = self.device_names(tool, indices)
+            reply = await channel.load(placed, devices, self._preparation(tool, indices, devices))
             if reply.error is not None:
                 raise reply.error
         except BaseException:
@@ -68,8 +78,17 @@ class Launcher:
             return [f"cuda:{place}" for place in range(len(names))]
         return names
 
+    def _preparation(
+        self, tool: Tool, indices: tuple[int, ...], devices: list[str]
+    ) -> Preparation | None:
+        """Return what holds the worker to the tool's declared memory, where something can."""
+        if not indices or tool.vram is None:
+            return None
+        return self.driver.worker_preparation(devices, parse_size(tool.vram, what="vram"))
+
     def _spec(self, tool: Tool, indices: tuple[int, ...], name: str) -> WorkerSpec:
-        env: dict[str, str] = {}
+        # A runtime that a tool opens works on devices that this program has locked already.
+        env = {"ASYNCGPU_DEVICE_LOCKS": "false"}
         if not indices:
             env |= dict.fromkeys(_THREAD_VARIABLES, str(tool.cpus_per_worker))
         if indices and tool.pin_visible_devices:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from ..promise import Promise, new_promise, resolve
-from .job import ItemResult
+from .plan_work import ItemResult
 
 __all__ = ["InputOrder", "Mailbox"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InvalidRequest
+from ..policy.look_ahead import check_look_ahead
 from ..units import parse_timeout
 from .progress import ProgressCallback
 
@@ -22,6 +23,9 @@ class RunOptions:
     progress: bool | ProgressCallback | None = None
     seed: int | None = None
     cancel_grace: float | None = None
+    admitted: bool = False
+    """It is part of a call that was admitted already; not an argument of `run`."""
+    look_ahead: int | None = None
 
     def __post_init__(self) -> None:
         if self.on_error not in ("raise", "collect"):
@@ -32,6 +36,7 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InvalidRequest(f"{name}: {value!r} is not an int")
+        check_look_ahead(self.look_ahead)
         if not (
             self.progress is None or isinstance(self.progress, bool) or callable(self.progress)
         ):

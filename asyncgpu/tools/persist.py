@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,9 +11,11 @@ from ..errors import DuplicateName, InvalidRequest
 from .crew import Crew
 from .host import ToolHost, host_of_task, one_seat
 from .items import check_tool
+from .nested import Serve
 from .options import RunOptions
+from .pool import ToolPool
 from .progress import ProgressCallback
-from .tool import Tool
+from .tool import Items, Tool
 from .workforce import Workforce
 
 __all__ = ["Worker", "get_tool", "persist", "persist_tool", "shutdown_tool"]
@@ -45,7 +47,7 @@ class Worker:
 
     async def run(
         self,
-        items: Iterable[Any],
+        items: Items,
         *,
         timeout: float | None = None,
         on_error: str = "raise",
@@ -95,7 +97,7 @@ async def persist_tool(
     """
     placed = check_tool(tool) if device is None else check_tool(tool).on(device)
     host = host_of_task()
-    staff = host.open(seats=one_seat)
+    staff = host.open(seats=one_seat, serve=_serve_around(host))
     try:
         crew = await staff.warm(placed, instance=instance_name)
         yield Worker(placed, staff, crew, instance_name)
@@ -137,6 +139,15 @@ async def shutdown_tool(tool_or_name: Tool | str) -> bool:
         return False
     await staff.dismiss(crew)
     return True
+
+
+def _serve_around(host: ToolHost) -> Serve:
+    """Return who answers the nested calls of a tool: as if it was called here."""
+    pool: ToolPool | None = ambient.pool.get()
+    if pool is not None:
+        return lambda tool, items, priority: pool.run(tool, items, priority=priority)
+    block: Workforce | None = ambient.persistence.get()
+    return host.answer if block is None else block.answer
 
 
 def _staff_here(host: ToolHost) -> Workforce:

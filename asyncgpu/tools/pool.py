@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from contextvars import Token
 from functools import partial
@@ -14,13 +14,14 @@ from .. import ambient
 from ..errors import InvalidRequest, RequestError
 from .host import ToolHost, host_of_task
 from .items import check_tool
-from .job import ItemResult
 from .options import RunOptions
+from .plan_work import ItemResult
 from .progress import ProgressCallback
+from .result_cache import ResultCache, check_cache
 from .seats import check_gpus, choose_gpus, seats_for
 from .stats import PoolStats
 from .timeline import Timeline
-from .tool import Tool
+from .tool import Items, Tool
 from .workforce import Workforce
 
 __all__ = ["ToolPool"]
@@ -48,6 +49,7 @@ class ToolPool:
         default: bool = False,
         retries: int = 1,
         max_queue: int | None = None,
+        cache: ResultCache | None = None,
     ) -> None:
         """Describe a pool; ``async with`` opens it. Nothing is started before the first item.
 
@@ -60,6 +62,7 @@ class ToolPool:
             default: tools called anywhere in the runtime use this pool.
             retries: how often an item is run again after its worker died, before it is given up.
             max_queue: items that may wait; more are refused with `AdmissionRejected`.
+            cache: remembers the answers of deterministic tools; None: nothing does.
 
         Raises:
             InvalidRequest: a parameter that means nothing.
@@ -72,6 +75,7 @@ class ToolPool:
         self._default = default
         self._retries = _check_count("retries", retries, least=0) or 0
         self._max_queue = _check_count("max_queue", max_queue, least=1)
+        self._cache = check_cache(cache)
         self._indices: tuple[int, ...] = ()
         self._staff: Workforce | None = None
         self._host: ToolHost | None = None
@@ -82,12 +86,15 @@ class ToolPool:
             raise RequestError("this pool is open already")
         host = host_of_task()
         self._indices = choose_gpus(self._gpus, host.launcher.devices.managed)
+        if self._cache is not None:
+            self._cache.attach()
         self._staff = host.open(
             seats=partial(seats_for, indices=self._indices, cpus=self._cpus),
             among=frozenset(self._indices),
             retries=self._retries,
             max_queue=self._max_queue,
             pinned=self._keep_warm,
+            cache=self._cache,
         )
         if self._default:
             host.default_pool = self
@@ -115,12 +122,16 @@ class ToolPool:
         assert self._host is not None
         if self._host.default_pool is self:
             self._host.default_pool = None
-        await self._host.close(staff)
+        try:
+            await self._host.close(staff)
+        finally:
+            if self._cache is not None:
+                self._cache.detach()
 
     async def run(
         self,
         tool: Tool,
-        items: Iterable[Any],
+        items: Items,
         *,
         timeout: float | None = None,
         item_timeout: float | None = None,
@@ -129,12 +140,19 @@ class ToolPool:
         progress: bool | ProgressCallback | None = None,
         seed: int | None = None,
         cancel_grace: float | None = None,
+        look_ahead: int | None = None,
     ) -> list[Any]:
         """Answer `items`, in order.
 
         The costliest items go first, each to the worker that would finish it earliest; an idle
         worker takes from the one with most left. Equal items are computed once. An item whose
         micro-batch failed or died is run again alone, so items may run more than once.
+
+        Items may come from an async iterable, or from an iterator such as a generator. It is drawn
+        only as fast as its items are worked off, and all of the above holds for those that are out
+        at the same time. What it raises itself ends the run with a `PartialFailure`, which holds
+        every answer, and that error in the place of the item that did not come. It is closed in the
+        end. A plain generator runs in the loop's thread, so it must not block.
 
         Args:
             tool: what answers them.
@@ -147,6 +165,8 @@ class ToolPool:
             seed: item *i* gets a seed derived from ``(seed, i)``; nothing is merged.
             cancel_grace: seconds after which a worker that still runs a cancelled micro-batch is
                 killed; None: it finishes, and its process stays warm.
+            look_ahead: how many items of an iterator may be out: drawn, and their results not yet
+                taken. None: four micro-batches for each worker.
 
         Raises:
             PartialFailure: some items failed; it holds every answer and every error by index.
@@ -163,13 +183,14 @@ class ToolPool:
             progress=progress,
             seed=seed,
             cancel_grace=cancel_grace,
+            look_ahead=look_ahead,
         )
         return await self._open_staff().run(check_tool(tool), items, options)
 
     def stream(
         self,
         tool: Tool,
-        items: Iterable[Any],
+        items: Items,
         *,
         ordered: bool = False,
         timeout: float | None = None,
@@ -178,11 +199,15 @@ class ToolPool:
         progress: bool | ProgressCallback | None = None,
         seed: int | None = None,
         cancel_grace: float | None = None,
+        look_ahead: int | None = None,
     ) -> AsyncIterator[ItemResult]:
         """Yield an `ItemResult` for each item as it is finished, or in order if `ordered`.
 
         Leaving the iteration cancels what is left; close the iterator (``contextlib.aclosing``) to
         have that happen at once. The arguments are those of `run`; errors come with their items.
+        What an iterator of items raises itself is raised here, after the results of all items that
+        came before. An endless one is fine: never more than `look_ahead` items and results are
+        held, so whoever takes results slowly slows the iterator down.
         """
         options = RunOptions(
             timeout=timeout,
@@ -191,6 +216,7 @@ class ToolPool:
             progress=progress,
             seed=seed,
             cancel_grace=cancel_grace,
+            look_ahead=look_ahead,
         )
         return self._open_staff().stream(check_tool(tool), items, options, ordered=ordered)
 

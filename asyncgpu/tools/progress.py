@@ -20,8 +20,8 @@ _INTERVAL = 0.1
 class Progress:
     """A snapshot of one run."""
 
-    total: int
-    """Items of the caller's list."""
+    total: int | None
+    """Items of the caller's list; of a source, None until it has ended."""
     done: int
     """Items with an answer, equal ones counted each."""
     failed: int
@@ -37,6 +37,7 @@ class Progress:
 
     @property
     def finished(self) -> bool:
+        """Whether every item has its outcome, and no more will come."""
         return self.done + self.failed == self.total
 
 
@@ -46,7 +47,7 @@ class Reporter:
     def __init__(
         self,
         callback: ProgressCallback | None,
-        total: int,
+        total: int | None,
         costs: Sequence[float] | int,
         clock: Callable[[], float],
     ) -> None:
@@ -54,7 +55,7 @@ class Reporter:
 
         Args:
             callback: is given the snapshots; None: nobody watches, and nothing is counted.
-            total: items of the caller's list.
+            total: items of the caller's list; None: nobody knows, until `complete` says it.
             costs: of each unique item, or how many there are if all cost the same.
             clock: the loop's.
         """
@@ -81,7 +82,13 @@ class Reporter:
         cost = len(settled) if isinstance(costs, int) else sum(costs[item] for item in settled)
         self._cost_done += cost
         self._cost_left -= cost
-        self._tell(at_once=self._done + self._failed >= self._total)
+        self._tell(at_once=self._done + self._failed == self._total)
+
+    def complete(self, total: int) -> None:
+        """Say that a source has ended, and how many items came from it, all of one cost."""
+        self._total = total
+        self._cost_left = float(total - self._done - self._failed)
+        self._tell(at_once=True)
 
     def loading(self, workers: int) -> None:
         """Say how many workers are starting or loading."""
@@ -120,5 +127,5 @@ class Reporter:
             loading=self._loading,
             elapsed=now - self._began,
             rate=rate,
-            eta=max(0.0, self._cost_left / pace) if pace else None,
+            eta=None if self._total is None or not pace else max(0.0, self._cost_left / pace),
         )

@@ -8,50 +8,32 @@ that between two micro-batches no task is woken and nothing but the channel is a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 
 from .. import ambient
 from ..devices.allocation import Allocation
-from ..errors import WorkerDied
+from ..errors import ToolOutOfMemory, WorkerDied
 from ..policy.offload import OffloadStrategy
 from ..policy.station_state import StationState, next_state
-from ..ports import Reply, WorkerChannel
+from ..ports import NestedCall, Reply, WorkerChannel
 from ..promise import Promise
 from .assignment import Assignment
+from .employer import Employer
 from .launcher import Launcher, describe_place
+from .nested import NestedCalls
+from .opening import Opening
+from .renewal import Renewal
+from .site import Site
 from .tool import Tool
 
-__all__ = ["Employer", "Station"]
+__all__ = ["Station"]
 
 log = logging.getLogger("asyncgpu.tools")
-
-
-class Employer(Protocol):
-    """The crew, as a station sees it. Every call comes from the loop's thread."""
-
-    def station_opened(self, station: Station) -> None:
-        """Its tool is loaded."""
-        ...
-
-    def station_idle(self, station: Station) -> None:
-        """It has answered: feed it, or let it rest."""
-        ...
-
-    def station_failed(self, station: Station, error: Exception) -> None:
-        """It got no device, no process, or the tool did not load."""
-        ...
-
-    def station_gone(self, station: Station) -> None:
-        """Its worker is gone: evicted, or dead."""
-        ...
-
-    def station_broken(self, station: Station, error: Exception) -> None:
-        """A bug of ours: nobody may wait for this station for ever."""
-        ...
 
 
 class Station:
@@ -63,10 +45,14 @@ class Station:
         tool: Tool,
         launcher: Launcher,
         employer: Employer,
-        acquire: Callable[[Station], Any],
+        site: Site,
     ) -> None:
-        """Open the slot; `acquire` is a coroutine function that waits for its device."""
+        """Make the slot; `open` gives it a worker."""
         self.slot = slot
+        self.lent = False
+        """It only serves who waits while others wait for him: nested calls."""
+        self.claims: frozenset[int] = frozenset()
+        """Held by those it was opened for."""
         self.state = StationState.ABSENT
         self.assignment: Assignment | None = None
         self.items = 0
@@ -77,11 +63,12 @@ class Station:
         self._tool = tool
         self._launcher = launcher
         self._employer = employer
-        self._acquire = acquire
+        self._site = site
+        self._renewal = Renewal(tool, launcher, self, site)
+        self._nested = NestedCalls(tool, launcher.start_soon, employer.serve)
         self._allocation: Allocation | None = None
         self._channel: WorkerChannel | None = None
-        self._opening: anyio.CancelScope | None = None
-        self._opened: anyio.Event | None = None
+        self._opening = Opening()
 
     @property
     def name(self) -> str:
@@ -94,8 +81,30 @@ class Station:
         return "-" if self._allocation is None else describe_place(self._allocation.indices)
 
     @property
+    def channel(self) -> WorkerChannel | None:
+        """The way to its worker; None: it has none."""
+        return self._channel
+
+    @property
     def pid(self) -> int | None:
         return None if self._channel is None else self._channel.pid
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Its devices; empty: the CPU, or none yet."""
+        return () if self._allocation is None else self._allocation.indices
+
+    @property
+    def claim(self) -> int | None:
+        """The claim that it holds; None: it has no worker."""
+        return None if self._allocation is None else self._allocation.id
+
+    @property
+    def serves(self) -> bool:
+        """Whether its worker is here, or loads, and is to stay."""
+        if self.state not in (StationState.STARTING, StationState.IDLE, StationState.BUSY):
+            return False
+        return self._allocation is not None and not self._allocation.evicting
 
     @property
     def available(self) -> bool:
@@ -115,37 +124,42 @@ class Station:
 
     # ------------------------------------------------------------------------ opening
 
-    def open(self, claims: frozenset[int]) -> None:
-        """Begin to get a device and a worker; `claims` are held by the task it is for."""
+    def open(self, claims: frozenset[int], only: frozenset[int] | None = None) -> None:
+        """Begin to get one of the devices `only` and a worker, for callers that hold `claims`."""
         offloaded = self.state is StationState.OFFLOADED
+        self.claims = claims
         self._to("seek")
-        self._launcher.start_soon(self._open, claims, offloaded)
+        self._opening = Opening()
+        self._launcher.start_soon(self._open, only, offloaded)
 
     def withdraw(self) -> None:
         """Stop waiting for a device, if that is what it does: nobody needs it any more."""
-        if self.state is StationState.WAITING and self._opening is not None:
-            self._opening.cancel()
+        if self.state is StationState.WAITING:
+            self._opening.give_up()
 
-    async def _open(self, claims: frozenset[int], offloaded: bool) -> None:
-        ambient.claims.set(claims)
-        ended = self._opened = anyio.Event()
-        scope = self._opening = anyio.CancelScope()
+    async def _open(self, only: frozenset[int] | None, offloaded: bool) -> None:
+        ambient.claims.set(self.claims)
+        with self._report_opening():
+            if await self._get_device(only, "kept" if offloaded else "withdrawn"):
+                await self._get_worker(self._restore if offloaded else self._launch)
+
+    @contextmanager
+    def _report_opening(self) -> Iterator[None]:
+        """Have the crew hear how the opening inside the block ends."""
+        opening = self._opening
         try:
-            with scope:
-                if await self._get_device("kept" if offloaded else "withdrawn"):
-                    await self._get_worker(offloaded)
+            with opening.under_way():
+                yield
         except Exception as error:  # noqa: BLE001 - nobody is above this task: the crew must know
             self._employer.station_broken(self, error)
-        finally:
-            ended.set()
-        if scope.cancelled_caught:
+        if opening.given_up and not self.manned:
             self._employer.station_gone(self)
 
-    async def _get_device(self, otherwise: str) -> bool:
+    async def _get_device(self, only: frozenset[int] | None, otherwise: str) -> bool:
         """Wait for the device; without one, the station's life goes on with `otherwise`."""
         began = self._launcher.clock()
         try:
-            self._allocation = await self._acquire(self)
+            self._allocation = await self._site.acquire(self, only=only)
         except anyio.get_cancelled_exc_class():
             self._to(otherwise)
             raise
@@ -157,33 +171,41 @@ class Station:
         self._span("wait for a device", began, "queue")
         return True
 
-    async def _get_worker(self, offloaded: bool) -> None:
+    async def _get_worker(self, get: Callable[[], Awaitable[None]]) -> None:
         try:
-            await (self._restore() if offloaded else self._launch())
-        except anyio.get_cancelled_exc_class():
-            self._fail()
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the crew decides
-            self._fail()
+            await get()
+        except BaseException as error:
+            if self._channel is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._channel.stop(grace=0)
+            self._forget_worker()
+            self._to("failed")
+            if not isinstance(error, Exception):
+                raise
             self._employer.station_failed(self, error)
             return
-        self._to("ready")
-        # Not marked idle before it was of use: a worker that just loaded is no victim.
+        self._to("ready")  # not marked idle: a worker that just loaded is no victim
         self._employer.station_opened(self)
-
-    def _fail(self) -> None:
-        self._forget_worker()
-        self._to("failed")
 
     async def _launch(self) -> None:
         assert self._allocation is not None
+        channel = await self.launch(self._allocation.indices)
+        self._employ(channel)
+        await self._renewal.begin(channel)
+
+    async def launch(self, indices: tuple[int, ...]) -> WorkerChannel:
+        """Return a worker of its tool on these devices, which is not its own yet."""
         began = self._launcher.clock()
-        indices = self._allocation.indices
         name = f"{self.name}@{describe_place(indices)}"
-        self._channel = await self._launcher.launch(self._tool, indices, name)
-        self._channel.on_exit(self._on_exit)
+        channel = await self._launcher.launch(self._tool, indices, name)
+        self._span("load", began, "load", pid=channel.pid)
+        return channel
+
+    def _employ(self, channel: WorkerChannel) -> None:
+        self._channel = channel
         self.loads += 1
-        self._span("load", began, "load", pid=self._channel.pid)
+        channel.on_exit(partial(self._on_exit, channel))
+        channel.on_call(self._on_call)
 
     async def _restore(self) -> None:
         """Bring an offloaded model back; a process that cannot is replaced."""
@@ -231,10 +253,14 @@ class Station:
         if died:
             self._forget_worker()
         self._to("lost" if died else "answered")
-        assignment.work.settle(assignment, reply)
+        if reply.error is not None and isinstance(reply.error, ToolOutOfMemory):
+            reply.error.device = self.place
+            self._employer.out_of_memory(self, assignment, reply)
+        else:
+            assignment.work.settle(assignment, reply)
         if died:
             self._employer.station_gone(self)
-        else:
+        elif not (self._renewal.wanted and self._renewal.answered()):
             self._employer.station_idle(self)
 
     def _count(self, assignment: Assignment, reply: Reply) -> None:
@@ -243,33 +269,62 @@ class Station:
         self.items += count if reply.error is None else 0
         self._span(f"run {count} items", assignment.started, "run", end=now, items=count)
 
+    def _on_call(self, call: NestedCall) -> None:
+        self._nested.take(call, self.assignment, self.claim)
+
     def rest(self) -> None:
         """Nothing to do: stay warm, and let the device table evict it if it must."""
         if self._allocation is not None:
             self._allocation.mark_idle()
+
+    # ---------------------------------------------------------------------- replacing
+
+    def exchange(
+        self, channel: WorkerChannel, allocation: Allocation | None
+    ) -> tuple[WorkerChannel, Allocation | None]:
+        """Go on with another worker; return the old one, and its devices if the new has its own."""
+        assert self._channel is not None
+        old, left = self._channel, None
+        if allocation is not None:
+            left, self._allocation = self._allocation, allocation
+            if self.state is StationState.IDLE:
+                allocation.mark_idle()
+        self._employ(channel)
+        return old, left
+
+    def restart(self) -> bool:
+        """Stop the idle worker and start another one in its place; False: it is to leave."""
+        if self._allocation is None or not self._allocation.mark_busy():
+            return False
+        self._to("recycle")
+        self._opening = Opening(holds=True)
+        self._launcher.start_soon(self._restart)
+        self._employer.station_gone(self)
+        return True
+
+    async def _restart(self) -> None:
+        with self._report_opening():
+            await self._get_worker(self._relaunch)
+
+    async def _relaunch(self) -> None:
+        assert self._channel is not None
+        channel, self._channel = self._channel, None
+        with anyio.CancelScope(shield=True):
+            await channel.stop()
+        await self._launch()
 
     # ------------------------------------------------------------------------- ending
 
     async def evict(self, strategy: OffloadStrategy) -> None:
         """Give the device back, because the device table says so."""
         if self.opening:
-            await self._stop_opening()
+            await self._opening.end()
         elif self.assignment is not None:
-            await self._preempt(self.assignment)
+            assert self._channel is not None
+            self.assignment.preempted = True  # it will run again elsewhere
+            await self._channel.stop(grace=0)
         elif self.state is StationState.IDLE:
             await self._leave(strategy)
-
-    async def _preempt(self, assignment: Assignment) -> None:
-        """End the worker in the middle of a micro-batch, which will run again elsewhere."""
-        assert self._channel is not None
-        assignment.preempted = True
-        await self._channel.stop(grace=0)
-
-    async def _stop_opening(self) -> None:
-        assert self._opening is not None
-        assert self._opened is not None
-        self._opening.cancel()
-        await self._opened.wait()
 
     async def _leave(self, strategy: OffloadStrategy) -> None:
         self._to("evict")
@@ -281,6 +336,7 @@ class Station:
             if reply.error is None:
                 self._span("offload", began, "load")
                 self._allocation = None
+                self._renewal.abandon()
                 self._to("offloaded")
                 self._employer.station_gone(self)
                 return
@@ -294,8 +350,9 @@ class Station:
 
     async def aclose(self) -> None:
         """Stop the worker and give the device back, whatever it is doing."""
+        await self._renewal.aclose()
         if self.opening:
-            await self._stop_opening()
+            await self._opening.end()
         channel = self._channel
         if channel is None:
             return
@@ -308,8 +365,10 @@ class Station:
             self._forget_worker()
             self._to("stopped")
 
-    def _on_exit(self, error: Exception) -> None:
+    def _on_exit(self, channel: WorkerChannel, error: Exception) -> None:
         """The worker ended by itself; one that was busy is reported by its reply."""
+        if channel is not self._channel:
+            return  # it was replaced
         if self.state in (StationState.IDLE, StationState.OFFLOADED):
             log.warning("%s: %s", self.name, error)
             self._forget_worker()
@@ -320,6 +379,7 @@ class Station:
 
     def _forget_worker(self) -> None:
         self._channel = None
+        self._renewal.abandon()
         if self._allocation is not None:
             allocation, self._allocation = self._allocation, None
             allocation.release()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .answers import CacheStats
 from .station import Station
 
 __all__ = ["PoolStats", "SlotStats", "slot_stats"]
@@ -49,6 +50,8 @@ class PoolStats:
     lower_bound: float | None
     """What no schedule could have beaten, by the seconds measured in the workers:
     max(sum / slots, longest micro-batch)."""
+    cache: CacheStats | None = None
+    """What the pool's `ResultCache` did, for other pools too; None: it has none."""
 
 
 def slot_stats(tool: str, stations: Iterable[Station]) -> list[SlotStats]:

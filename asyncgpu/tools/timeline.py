@@ -7,6 +7,7 @@ into files that a person can open.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -41,11 +42,14 @@ class Span:
         return self.end - self.start
 
 
+_Row = tuple[str, str, float, float, str, dict[str, Any]]
+
+
 class Timeline:
     """The latest spans, at most `capacity` of them; older ones are dropped and counted.
 
-    Spans are added in the event loop's thread and hold no caller's objects beyond what is given
-    as details. Adding one costs less than a microsecond, so that it may stay on in a service.
+    Spans are added from any thread and hold no caller's objects beyond what is given as details.
+    Adding one costs less than a microsecond, so that it may stay on in a service.
     """
 
     def __init__(
@@ -55,8 +59,8 @@ class Timeline:
 
         Args:
             capacity: how many spans are kept.
-            clock: seconds, for `measure`. The default is asyncio's clock; on trio pass
-                ``anyio.current_time``, whose zero is another one.
+            clock: seconds, asked in any thread. The default is asyncio's clock; trio's has another
+                zero.
 
         Raises:
             InvalidRequest: a capacity below one.
@@ -65,9 +69,9 @@ class Timeline:
             raise InvalidRequest(f"capacity: {capacity} < 1")
         # Plain tuples, because building a frozen Span costs several times an append; reading is
         # rare and may pay for it.
-        self._rows: deque[tuple[str, str, float, float, str, dict[str, Any]]]
-        self._rows = deque(maxlen=capacity)
+        self._rows: deque[_Row] = deque(maxlen=capacity)
         self._added = 0
+        self._lock = threading.Lock()
         self._clock = clock
 
     def __len__(self) -> int:
@@ -76,7 +80,9 @@ class Timeline:
     @property
     def spans(self) -> tuple[Span, ...]:
         """What is kept, in the order in which it was added: by end, not by start."""
-        return tuple(Span(*row) for row in self._rows)
+        with self._lock:
+            rows = tuple(self._rows)
+        return tuple(Span(*row) for row in rows)
 
     @property
     def dropped(self) -> int:
@@ -96,8 +102,11 @@ class Timeline:
             category: the kind of time: queue, load, run, session.
             args: details for the reader.
         """
-        self._rows.append((track, name, start, end, category, args))
-        self._added += 1
+        self._keep((track, name, start, end, category, args))
+
+    def now(self) -> float:
+        """Return the time on its clock, in seconds; from any thread."""
+        return self._clock()
 
     @contextmanager
     def measure(
@@ -108,10 +117,15 @@ class Timeline:
         try:
             yield args
         finally:
-            self._rows.append((track, name, start, self._clock(), category, args))
-            self._added += 1
+            self._keep((track, name, start, self._clock(), category, args))
 
     def clear(self) -> None:
         """Forget every span and the count of the dropped ones."""
-        self._rows.clear()
-        self._added = 0
+        with self._lock:
+            self._rows.clear()
+            self._added = 0
+
+    def _keep(self, row: _Row) -> None:
+        with self._lock:
+            self._rows.append(row)
+            self._added += 1

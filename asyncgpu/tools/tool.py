@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from ..errors import InvalidRequest
@@ -18,7 +18,10 @@ from ..policy.device_spec import parse_device
 from ..units import Size, parse_size
 from .identity import Identity, encoded_identity
 
-__all__ = ["FunctionTool", "Tool", "tool"]
+__all__ = ["FunctionTool", "Items", "Tool", "tool"]
+
+Items = Iterable[Any] | AsyncIterable[Any]
+"""What a run may be given: a list, or a source that is drawn as it goes."""
 
 
 class Tool:
@@ -52,6 +55,12 @@ class Tool:
 
     cpus_per_worker: int = 1
     """CPU threads of one worker of a ``"cpu"`` tool."""
+
+    recycle_after: int | None = None
+    """A worker that has served so many calls of `run` is replaced by a new one; None: never."""
+
+    recycle_memory: Size | None = None
+    """A worker whose host memory has grown by so much since `load` is replaced; None: never."""
 
     python: str | None = None
     """Interpreter of the worker; None: this one."""
@@ -136,7 +145,7 @@ class Tool:
             other.vram = vram
         return other
 
-    async def __call__(self, items: Iterable[Any]) -> list[Any]:
+    async def __call__(self, items: Items) -> list[Any]:
         """Answer `items` with whatever is at hand, in order.
 
         The pool around the caller, else the ``persist()`` block, else the runtime's default pool,
@@ -158,10 +167,15 @@ class Tool:
     @property
     def identity(self) -> Identity:
         """Equal for tools that may share a warm worker."""
+        # The number is not remembered, because a copy of this tool is not this tool.
+        return self.lasting_identity or (type(self), id(self))
+
+    @property
+    def lasting_identity(self) -> Identity | None:
+        """The identity, if it says all about the tool; None: it is but this instance's."""
         if self._identity is None:
             self._identity = encoded_identity(type(self), self._configuration)
-        # Not remembered, because a copy of this tool is not this tool.
-        return self._identity or (type(self), id(self))
+        return self._identity
 
 
 class FunctionTool(Tool):
@@ -207,7 +221,8 @@ class FunctionTool(Tool):
 _OPTIONS = frozenset(
     {
         "cost", "cpus_per_worker", "deterministic", "device", "env", "key", "max_batch",
-        "movable", "pin_visible_devices", "python", "resident", "vram",
+        "movable", "pin_visible_devices", "python", "recycle_after", "recycle_memory", "resident",
+        "vram",
     }
 )  # fmt: skip
 

@@ -2,35 +2,41 @@
 
 What a pool, a ``persist()`` block and the runtime's own workers have in common. A run's path: check
 everything, merge equal items, plan (`policy.shards`), hand the job to the tool's crew, wait for its
-end, collect. Nothing is started before the last check has passed.
+end, collect. Nothing is started before the last check has passed. A source, and a list of which the
+result cache may know answers, goes through a flow instead, which plans item by item.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
 
 from .. import ambient
 from ..errors import AdmissionRejected
-from ..policy.dedup import merge
-from ..policy.shards import BatchPlan
 from ..units import parse_timeout
 from .assignment import Assignment
 from .calls import Call, CallQueue
 from .crew import Crew
 from .crews import Crews
-from .items import costs_of, keys_of, list_items
-from .job import ItemResult, Job
+from .intake import Intake
+from .items import costs_of, is_source, list_items
 from .launcher import Launcher
 from .mailbox import InputOrder, Mailbox
+from .nested import Serve
 from .options import RunOptions
-from .progress import ProgressCallback, Reporter
+from .plan_work import ItemResult, PlanWork
+from .planning import OnResults, Planner
 from .progress_bar import progress_callback
+from .result_cache import ResultCache
+from .result_key import result_keys
+from .share import Share
 from .stats import PoolStats, slot_stats
 from .timeline import Timeline
-from .tool import Tool
+from .tool import Items, Tool
 from .warm_up import WarmUp
 
 __all__ = ["Workforce"]
@@ -49,6 +55,8 @@ class Workforce:
         max_queue: int | None = None,
         pinned: bool = False,
         keeps: bool = True,
+        cache: ResultCache | None = None,
+        serve: Serve | None = None,
     ) -> None:
         """Hire nobody yet.
 
@@ -60,104 +68,115 @@ class Workforce:
             max_queue: items that may wait; None: any number.
             pinned: idle workers are never evicted.
             keeps: workers stay for the next call; False: one shot, as for `Tool.resident`.
+            cache: remembers answers; None: nothing does.
+            serve: answers what its workers' tools ask of other tools; None: it does.
         """
-        self.crews = Crews(launcher, seats=seats, among=among, pinned=pinned, keeps=keeps)
+        self.crews = Crews(
+            launcher,
+            seats=seats,
+            among=among,
+            pinned=pinned,
+            keeps=keeps,
+            serve=serve or self.answer,
+        )
         self._launcher = launcher
+        self._cache = cache
+        share = None if cache is None else Share(cache.answers, launcher)
+        self._planner = Planner(launcher, retries=retries, share=share)
         self._retries = retries
         self._max_queue = max_queue
         self._queues: dict[tuple[Crew, int], CallQueue] = {}
-        self._jobs: set[Job] = set()
+        self._works: set[PlanWork] = set()
         self._merged = 0
-        self._latest: tuple[float, float] | None = None  # not the job: it holds items and answers
+        self._latest: tuple[float, float] | None = None  # not the run: it holds items
 
     # -------------------------------------------------------------------------- batches
 
     async def run(
-        self, tool: Tool, items: Iterable[Any], options: RunOptions, *, instance: str | None = None
+        self, tool: Tool, items: Items, options: RunOptions, *, instance: str | None = None
     ) -> list[Any]:
         """Answer `items` in order; see `ToolPool.run`."""
-        listed = list_items(items)
-        with progress_callback(options.progress, tool.name) as report:
-            job = self._prepare(tool, listed, options, report)
-            if not listed:
-                return []
-            crew = self.crews.engage(tool, instance)
-            try:
-                self._submit(job, crew)
-                with anyio.fail_after(options.timeout):
-                    await job.ended
-            finally:
-                await self._release(job, crew, options.cancel_grace)
+        async with self._at_work(tool, items, options, instance=instance) as job:
+            with anyio.fail_after(options.timeout):
+                await job.ended
         return job.collect(options.on_error)
 
+    async def answer(self, tool: Tool, items: list[Any], priority: int) -> list[Any]:
+        """Answer what a worker's tool asks of another tool, as part of the call it is in."""
+        return await self.run(tool, items, RunOptions(priority=priority, admitted=True))
+
     async def stream(
-        self, tool: Tool, items: Iterable[Any], options: RunOptions, *, ordered: bool
+        self, tool: Tool, items: Items, options: RunOptions, *, ordered: bool
     ) -> AsyncIterator[ItemResult]:
         """Yield outcomes as they come; see `ToolPool.stream`."""
-        listed = list_items(items)
         mailbox = Mailbox()
         order = InputOrder() if ordered else None
         deadline = None if options.timeout is None else anyio.current_time() + options.timeout
-        with progress_callback(options.progress, tool.name) as report:
-            job = self._prepare(tool, listed, options, report, mailbox.put)
-            if not listed:
-                return
+        async with self._at_work(tool, items, options, on_results=mailbox.put) as job:
             job.ended.add_done_callback(lambda _: mailbox.close())
-            crew = self.crews.engage(tool)
-            try:
-                self._submit(job, crew)
-                while (result := await _before(deadline, mailbox)) is not None:
-                    for ready in (result,) if order is None else order.put(result):
-                        yield ready
-                job.check()
-            finally:
-                await self._release(job, crew, options.cancel_grace)
+            while (result := await _before(deadline, mailbox)) is not None:
+                for ready in (result,) if order is None else order.put(result):
+                    yield ready
+                    job.took(1)
+            job.check()
 
-    def _prepare(
+    @asynccontextmanager
+    async def _at_work(
         self,
         tool: Tool,
-        items: list[Any],
+        items: Items,
         options: RunOptions,
-        report: ProgressCallback | None,
-        on_results: Callable[[list[ItemResult]], None] | None = None,
-    ) -> Job:
-        mergeable = tool.deterministic and options.seed is None
-        merged = merge(keys_of(tool, items) if mergeable else [None] * len(items))
-        costs = costs_of(tool, items)
-        if costs is not None:
-            costs = [costs[position] for position in merged.firsts]
-        known = self.crews.find(tool)
-        plan = BatchPlan(
-            costs,
-            len(merged.firsts),
-            max_batch=tool.max_batch,
-            retries=self._retries,
-            seconds_per_cost=known.seconds_per_cost if known is not None else None,
-        )
-        return Job(
-            items,
-            merged,
-            plan,
-            Reporter(report, len(items), costs or len(merged.firsts), self._launcher.clock),
-            priority=options.priority,
-            claims=ambient.claims.get(),
-            seed=options.seed,
-            item_timeout=options.item_timeout,
-            on_results=on_results,
-        )
+        *,
+        instance: str | None = None,
+        on_results: OnResults | None = None,
+    ) -> AsyncIterator[PlanWork]:
+        """Give the run of `items`, under way, and leave nothing of it behind."""
+        with progress_callback(options.progress, tool.name) as report:
+            listed = None if is_source(items) else list_items(items)
+            # A nested call shares no answers: it might wait for one that waits for itself.
+            sharing = not options.admitted and self._planner.shares(tool, options)
+            if listed is None or (listed and sharing):
+                crew = self.crews.engage(tool, instance)
+                flow = self._planner.flow(tool, listed, options, crew, report, on_results)
+                intake = Intake(items, flow, self._launcher, crew.pump)
+                async with self._served(flow, crew, options, intake):
+                    yield flow
+                return
+            known = self.crews.find(tool)
+            rate = None if known is None else known.seconds_per_cost
+            job = self._planner.job(tool, listed, options, rate, report, on_results)
+            if not listed:
+                yield job
+                return
+            async with self._served(job, self.crews.engage(tool, instance), options):
+                yield job
 
-    def _submit(self, job: Job, crew: Crew) -> None:
-        self._admit()
-        self._jobs.add(job)
-        self._merged += job.saved
-        crew.submit(job)
+    @asynccontextmanager
+    async def _served(
+        self, work: PlanWork, crew: Crew, options: RunOptions, intake: Intake | None = None
+    ) -> AsyncIterator[None]:
+        """Have `crew` serve `work`, to its end or that of the block."""
+        try:
+            if not options.admitted:
+                self._admit()
+            self._works.add(work)
+            with self._launcher.waits.of(crew, work.claims):
+                crew.submit(work)
+                if intake is not None:
+                    intake.start()
+                yield
+        finally:
+            if intake is not None:
+                await intake.aclose()
+            await self._release(work, crew, options.cancel_grace)
 
-    async def _release(self, job: Job, crew: Crew, grace: float | None) -> None:
-        """Leave nothing behind of a job that has ended, or that nobody waits for any more."""
-        self._jobs.discard(job)
-        self._latest = job.span or self._latest
-        crew.learn(job.plan.stats())
-        for assignment in job.cancel():
+    async def _release(self, work: PlanWork, crew: Crew, grace: float | None) -> None:
+        """Leave nothing behind of a run that has ended, or that nobody waits for any more."""
+        self._works.discard(work)
+        self._merged += work.saved
+        self._latest = work.makespan.span or self._latest
+        crew.learn(work.plan.stats())
+        for assignment in work.cancel():
             self._abandon(assignment, grace)
         crew.pump()
         if not self.crews.stays(crew.tool):
@@ -170,7 +189,7 @@ class Workforce:
 
     # --------------------------------------------------------------------- single calls
 
-    async def call(
+    def call(
         self,
         tool: Tool,
         item: Any,
@@ -178,22 +197,45 @@ class Workforce:
         timeout: float | None = None,
         priority: int = 0,
         max_wait: float = 0.0,
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Answer one item; see `ToolPool.call`."""
         parse_timeout(timeout)
         parse_timeout(max_wait, what="max_wait")
+        if self._planner.share is None or not tool.deterministic:
+            return self._compute(tool, item, timeout, priority, max_wait)
+        return self._recall(self._planner.share, tool, item, timeout, priority, max_wait)
+
+    async def _recall(
+        self,
+        share: Share,
+        tool: Tool,
+        item: Any,
+        timeout: float | None,
+        priority: int,
+        max_wait: float,
+    ) -> Any:
+        """Answer one item from the result cache, or by computing it for the cache."""
+        key = result_keys(tool)(0, item)
+        compute = partial(self._compute, tool, item, None, priority, max_wait)
+        with anyio.fail_after(timeout):
+            return await (compute() if key is None else share.answer(key, compute))
+
+    async def _compute(
+        self, tool: Tool, item: Any, timeout: float | None, priority: int, max_wait: float
+    ) -> Any:
         self._admit()
         costs = costs_of(tool, [item])
         call = Call(item, 1.0 if costs is None else costs[0])
         crew = self.crews.engage(tool, None)
         queue = self._queue_for(crew, priority)
         try:
-            self._enqueue(call, queue, crew, max_wait)
-            if timeout is None:
-                reply = await call.outcome
-            else:
-                with anyio.fail_after(timeout):
+            with self._launcher.waits.of(crew, ambient.claims.get()):
+                self._enqueue(call, queue, crew, max_wait)
+                if timeout is None:
                     reply = await call.outcome
+                else:
+                    with anyio.fail_after(timeout):
+                        reply = await call.outcome
         except BaseException:
             queue.forget(call)
             raise
@@ -240,8 +282,9 @@ class Workforce:
         """
         crew = self.crews.engage(tool, instance)
         warm_up = WarmUp(ambient.claims.get())
-        crew.submit(warm_up)
-        error = await warm_up.ready
+        with self._launcher.waits.of(crew, warm_up.claims):
+            crew.submit(warm_up)
+            error = await warm_up.ready
         if error is not None:
             raise error
         return crew
@@ -274,12 +317,13 @@ class Workforce:
             waiting=self._waiting(),
             makespan=makespan,
             lower_bound=lower_bound,
+            cache=None if self._cache is None else self._cache.stats(),
         )
 
     # -------------------------------------------------------------------------- helpers
 
     def _waiting(self) -> int:
-        return sum(job.plan.queued for job in self._jobs) + sum(map(len, self._queues.values()))
+        return sum(work.plan.queued for work in self._works) + sum(map(len, self._queues.values()))
 
     def _admit(self) -> None:
         """Refuse work while `max_queue` items wait already."""

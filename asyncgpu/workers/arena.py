@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable
@@ -55,6 +56,8 @@ class SendArena:
         self._allocator = Allocator(os.fstat(descriptor).st_size)
         # Releases may arrive on another thread than the one that sends: a deque needs no lock.
         self._returned: deque[int] = deque()
+        # In a worker, threads of the tool may send at once: replies, and calls for other tools.
+        self._placing = threading.Lock()
 
     @cached_property
     def _map(self) -> mmap.mmap:
@@ -67,13 +70,15 @@ class SendArena:
     @property
     def used(self) -> int:
         """Bytes in flight or held by the receiver."""
-        self._take_back()
-        return self._allocator.used
+        with self._placing:
+            self._take_back()
+            return self._allocator.used
 
     def place(self, nbytes: int) -> Block | None:
         """Allocate a block, or return None when there is no room."""
-        self._take_back()
-        offset = self._allocator.allocate(nbytes)
+        with self._placing:
+            self._take_back()
+            offset = self._allocator.allocate(nbytes)
         return None if offset is None else Block(offset, nbytes)
 
     def copy(self, block: Block, data: memoryview) -> None:
@@ -116,6 +121,7 @@ class ReceiveArena:
         self._capacity = os.fstat(descriptor).st_size
         self._leases: dict[int, _Lease] = {}
         self._held = 0
+        self._taking = threading.Lock()
         # Objects may die in any thread and at any moment: what that changes, changes atomically.
         self._ended: deque[int] = deque()
         self._done: deque[int] = deque()
@@ -131,22 +137,24 @@ class ReceiveArena:
     @property
     def held(self) -> int:
         """Bytes used in place by objects that are still alive."""
-        while self._ended:
-            self._held -= self._ended.popleft()
-        return self._held
+        with self._taking:
+            return self._count_held()
 
     def take(self, block: Block) -> bytearray | memoryview:
         """Return the block's content as writable memory that stays valid while it is referenced."""
-        if self._is_copied(block, self.held):
+        self._check(block)
+        with self._taking:
+            copied = self._is_copied(block, self._count_held())
+            if not copied:
+                self._held += block.size
+        if copied:
             try:
                 return bytearray(self.peek(block))
             finally:
                 self.drop(block)
-        self._check(block)
         # Not a memoryview: one made from another shares its memory without keeping it alive.
         memory = _bytes_type(block.size).from_buffer(self._map, block.offset)
         self._leases[block.offset] = _Lease(memory, self, block)
-        self._held += block.size
         return memoryview(memory).cast("B")
 
     def to_copy(self, memories: Iterable[Block | bytearray]) -> int:
@@ -189,6 +197,11 @@ class ReceiveArena:
         if self._leases and hasattr(mmap, "MADV_REMOVE"):
             self._keep_only_held()
         _unmap(self)
+
+    def _count_held(self) -> int:
+        while self._ended:
+            self._held -= self._ended.popleft()
+        return self._held
 
     def _keep_only_held(self) -> None:
         position = 0

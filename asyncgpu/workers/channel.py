@@ -18,9 +18,10 @@ from typing import Any, cast
 import anyio
 
 from ..errors import InvalidRequest, WorkerDied, WorkerError
-from ..ports import Codec, Reply, WorkerSpec, WorkerStatistics
+from ..ports import Codec, NestedCall, Preparation, Reply, WorkerSpec, WorkerStatistics
 from ..promise import Promise, new_promise, resolve
 from .conveyor import Conveyor
+from .downlink import Downlink
 from .exchange import Exchange
 from .handshake import GREETING
 from .lane import Lane
@@ -59,6 +60,9 @@ class ProcessChannel:
         self._control = Lane(self._reactor, ends.control, self._on_control, self._on_end)
         self._outbox = Outbox(
             self._reactor, spec.name, self._exchange, self._work, on_failed=self._refuse
+        )
+        self._nested = Downlink(
+            self._reactor, spec.name, self._exchange, self._control, self._replies, self._pending
         )
         process.watch(self._reactor, self._on_process_exit)
         # The worker reads this after its hello; sent ahead, it costs no round trip.
@@ -100,6 +104,10 @@ class ProcessChannel:
         """Call `callback(promise, done, total)` when a tool reports progress of a request."""
         self._progress_callbacks.append(callback)
 
+    def on_call(self, callback: Callable[[NestedCall], None]) -> None:
+        """Call `callback` when the tool calls another one; without it, such calls are refused."""
+        self._nested.on_call = callback
+
     # --------------------------------------------------------------------- requests
 
     async def hello(self) -> None:
@@ -118,9 +126,12 @@ class ProcessChannel:
                 f"{GREETING.decode()!r}: install the same asyncgpu for both interpreters"
             )
 
-    async def load(self, tool: object, devices: Sequence[str]) -> Reply:
+    async def load(
+        self, tool: object, devices: Sequence[str], preparation: Preparation | None = None
+    ) -> Reply:
         self._tool = getattr(tool, "name", None) or type(tool).__qualname__
-        return await self._request(Kind.LOAD, (tool, tuple(devices)))
+        prepared = None if preparation is None else tuple(preparation)
+        return await self._request(Kind.LOAD, (tool, tuple(devices), prepared))
 
     async def move(self, devices: Sequence[str]) -> Reply:
         return await self._request(Kind.MOVE, tuple(devices))
@@ -190,7 +201,9 @@ class ProcessChannel:
         self._control.drain()
         # Behind the copies and replies that are still under way, so that each gets its answer.
         self._outbox.after_all(
-            lambda: self._replies.put(int, lambda _: self._finish(), heavy=False)
+            lambda: self._nested.after_all(
+                lambda: self._replies.put(int, lambda _: self._finish(), heavy=False)
+            )
         )
 
     def _finish(self) -> None:
@@ -198,6 +211,7 @@ class ProcessChannel:
         self._work.close()
         self._control.close()
         self._outbox.close()
+        self._nested.close()
         self._replies.close()
         self._exchange.close()
         self._process.ends.close_files()
@@ -256,14 +270,22 @@ class ProcessChannel:
             )
 
     def _on_control(self, frame: Frame) -> None:
-        value = pickle.loads(cast("memoryview", frame.body))
         if frame.kind == Kind.PONG:
-            self._settle(frame.request, Reply(value=value))
-            return
+            self._settle(frame.request, Reply(value=_light(frame)))
+        elif frame.kind == Kind.PROGRESS:
+            self._tell_progress(frame)
+        elif frame.kind == Kind.CALL:
+            self._nested.take_call(frame)
+        elif frame.kind == Kind.TOOL:
+            self._nested.take_tool(frame)
+        elif frame.kind == Kind.RELEASE:
+            self._exchange.on_release(frame)
+
+    def _tell_progress(self, frame: Frame) -> None:
         promise = self._pending.get(frame.request)
         if promise is not None:
             for callback in self._progress_callbacks:
-                callback(promise, *value)
+                callback(promise, *_light(frame))
 
     def _settle(self, request: int, reply: Reply) -> None:
         promise = self._pending.pop(request, None)
@@ -273,6 +295,11 @@ class ProcessChannel:
             # A worker with more to do may need its blocks at once; an idle one gets them with its
             # next request, which costs nothing.
             self._control.write_pieces(self._exchange.releases())
+
+
+def _light(frame: Frame) -> Any:
+    """Unpickle a frame that is never large."""
+    return pickle.loads(cast("memoryview", frame.body))
 
 
 def _guarded(callback: Callable[..., None], *arguments: Any) -> None:

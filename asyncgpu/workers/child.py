@@ -17,6 +17,7 @@ import sys
 from typing import Any
 
 from . import runs as this_process
+from . import uplink as its_uplink
 from .blocking_lane import BlockingLane
 from .child_control import ControlThread, die_with_program
 from .exchange import Exchange, Parcel
@@ -25,6 +26,7 @@ from .handshake import GREETING, Descriptors, Setup
 from .hosting import ToolHost
 from .pickling import find_codecs
 from .runs import Runs
+from .uplink import Uplink
 from .wire import Frame, Kind, encode
 
 __all__ = ["main"]
@@ -48,9 +50,12 @@ def main(*descriptors: int) -> None:
             encode(Kind.PROGRESS, request, pickle.dumps((done, total)))
         )
     )
+    host = ToolHost()
+    uplink = Uplink(control, exchange, runs, host)
     this_process.become_worker(runs)
-    ControlThread(control, exchange, runs).start()
-    server = _Server(exchange, runs)
+    its_uplink.become_caller(uplink)
+    ControlThread(control, exchange, runs, uplink).start()
+    server = _Server(exchange, runs, host)
     for frame in frames:
         if frame.kind == Kind.RELEASE:
             exchange.on_release(frame)
@@ -68,10 +73,10 @@ def main(*descriptors: int) -> None:
 class _Server:
     """Turns requests into replies; no request can end it."""
 
-    def __init__(self, exchange: Exchange, runs: Runs) -> None:
+    def __init__(self, exchange: Exchange, runs: Runs, host: ToolHost) -> None:
         self._exchange = exchange
         self._runs = runs
-        self._host = ToolHost()
+        self._host = host
 
     def answer(self, frame: Frame) -> bytes | Parcel:
         """Carry out one request and return its reply, ready to be sent."""

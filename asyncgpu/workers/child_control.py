@@ -15,6 +15,7 @@ import threading
 from .blocking_lane import BlockingLane
 from .exchange import Exchange
 from .runs import Runs
+from .uplink import Uplink
 from .wire import Kind, encode
 
 __all__ = ["ControlThread", "die_with_program"]
@@ -23,11 +24,12 @@ __all__ = ["ControlThread", "die_with_program"]
 class ControlThread(threading.Thread):
     """Serves the control lane."""
 
-    def __init__(self, lane: BlockingLane, exchange: Exchange, runs: Runs) -> None:
+    def __init__(self, lane: BlockingLane, exchange: Exchange, runs: Runs, uplink: Uplink) -> None:
         super().__init__(name="asyncgpu-control", daemon=True)
         self._lane = lane
         self._exchange = exchange
         self._runs = runs
+        self._uplink = uplink
 
     def run(self) -> None:
         try:
@@ -39,8 +41,11 @@ class ControlThread(threading.Thread):
                     self._runs.cancel(frame.request)
                 elif frame.kind == Kind.RELEASE:
                     self._exchange.on_release(frame)
+                elif frame.kind == Kind.ANSWER:
+                    self._uplink.on_answer(frame)
                 elif frame.kind == Kind.STOP:
                     self._runs.stop()
+                    self._uplink.abandon()
         finally:
             os.killpg(os.getpgrp(), signal.SIGKILL)
 

@@ -10,9 +10,9 @@ import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..errors import ToolFailed
+from ..errors import ToolFailed, ToolOutOfMemory
 
-__all__ = ["Failure", "describe_failure", "to_tool_failed", "unreadable"]
+__all__ = ["Failure", "describe_failure", "to_exception", "to_tool_failed", "unreadable"]
 
 
 class Failure(NamedTuple):
@@ -22,6 +22,15 @@ class Failure(NamedTuple):
     message: str
     traceback: str
     pickled: tuple[bytes, list[bytes]] | None
+    out_of_memory: bool = False
+
+
+# By name: a worker has no reason to import torch only to look.
+_OUT_OF_MEMORY = frozenset(
+    {"MemoryError", "OutOfMemoryError", "OutOfDeviceMemory", "VRAMBudgetExceeded"}
+)
+# What says the same in a plain RuntimeError: torch's CPU allocator, and CUDA outside of torch's.
+_FULL = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory")
 
 
 def describe_failure(
@@ -33,14 +42,30 @@ def describe_failure(
         pickled = (body, [bytes(buffer) for buffer in buffers])
     except Exception:  # noqa: BLE001 - picklers raise anything
         pickled = None
-    return Failure(_qualified_name(type(error)), _message(error), _traceback(error), pickled)
+    return Failure(
+        _qualified_name(type(error)),
+        _message(error),
+        _traceback(error),
+        pickled,
+        _is_out_of_memory(error),
+    )
 
 
 def to_tool_failed(tool: str, failure: Failure) -> ToolFailed:
     """Return the error for the caller, with the remote exception as its cause if it survived."""
-    error = ToolFailed(tool, failure.exception_type, failure.message, failure.traceback)
-    error.__cause__ = _unpickled(failure)
+    kind = ToolOutOfMemory if failure.out_of_memory else ToolFailed
+    error = kind(tool, failure.exception_type, failure.message, failure.traceback)
+    cause = error.__cause__ = _unpickled(failure)
+    if isinstance(error, ToolOutOfMemory):
+        error.requested = getattr(cause, "requested", 0)
+        error.available = getattr(cause, "available", 0)
     return error
+
+
+def to_exception(tool: str, failure: Failure) -> Exception:
+    """Return the exception itself, as it was raised; where it did not survive, a `ToolFailed`."""
+    cause = _unpickled(failure)
+    return cause if isinstance(cause, Exception) else to_tool_failed(tool, failure)
 
 
 def unreadable(tool: str, cause: Exception) -> ToolFailed:
@@ -60,6 +85,19 @@ def _unpickled(failure: Failure) -> BaseException | None:
     except Exception:  # noqa: BLE001 - somebody else's constructor
         return None
     return cause if isinstance(cause, BaseException) else None
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether it is one of the exceptions that mean it, or was raised from one."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if any(kind.__name__ in _OUT_OF_MEMORY for kind in type(error).__mro__):
+            return True
+        if isinstance(error, RuntimeError) and any(full in _message(error) for full in _FULL):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _message(error: BaseException) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a worker starts without asyncio, which the ports need
+    from ..ports import Preparation
 
 __all__ = ["ToolHost"]
 
@@ -15,8 +19,17 @@ class ToolHost:
         self._tool: Any = None
         self._takes_seeds: bool | None = None
 
-    def load(self, tool: Any, devices: Sequence[str]) -> None:
+    @property
+    def tool(self) -> Any:
+        """The tool; None: none is loaded."""
+        return self._tool
+
+    def load(
+        self, tool: Any, devices: Sequence[str], preparation: Preparation | None = None
+    ) -> None:
         """Make `tool` this worker's; it learns all its devices before it loads on the first."""
+        if preparation is not None:
+            _prepare(preparation)
         tool.devices = tuple(devices)
         tool.load(devices[0])
         self._tool = tool
@@ -66,3 +79,9 @@ class ToolHost:
                 for parameter in parameters
             )
         return self._takes_seeds
+
+
+def _prepare(preparation: Preparation) -> None:
+    path, arguments = preparation
+    module, _, function = path.partition(":")
+    getattr(import_module(module), function)(*arguments)

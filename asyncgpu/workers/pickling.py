@@ -83,13 +83,16 @@ class Pickling:
         return file.getvalue(), buffers
 
     def _wake_codecs(self) -> None:
-        for codec in tuple(self._dormant):
+        asleep = []
+        for codec in self._dormant:
             module = sys.modules.get(codec.module)
             # Another thread may be half-way through the import; the next value will see it whole.
             if module is None or getattr(module.__spec__, "_initializing", False):
-                continue
-            self._dormant.remove(codec)
-            self._reducers |= codec.reducers()
+                asleep.append(codec)
+            else:
+                self._reducers |= codec.reducers()
+        # In this order, and as a whole: threads of a tool may be here at once.
+        self._dormant = asleep
 
 
 def find_codecs(paths: Iterable[str]) -> list[Codec]:

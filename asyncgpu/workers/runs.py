@@ -28,6 +28,11 @@ class Runs:
         self._reported = 0.0
         self.served = 0
 
+    @property
+    def current(self) -> int | None:
+        """The request that runs; None: idle."""
+        return self._current
+
     def begin(self, request: int) -> bool:
         """Start `request`; False: nobody wants it any more, leave it out."""
         if self._stopping or request in self._cancelled:

@@ -34,7 +34,7 @@ __all__ = [
     "encode_bulk",
 ]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the meaning of a frame changes."""
 
 _MAGIC = 0xA6
@@ -55,7 +55,7 @@ class Kind:
     # On the work lane.
     HELLO = 1  # W: `handshake.GREETING`, before anything else
     SETUP = 2  # P: `handshake.Setup`
-    LOAD = 3  # P: (tool, devices)
+    LOAD = 3  # P: (tool, devices, Preparation's fields or None)
     MOVE = 4  # P: devices
     RUN = 5  # P: (items, seeds)
     DONE = 6  # W: (seconds, value)
@@ -67,8 +67,11 @@ class Kind:
     CANCEL = 11  # P: nobody wants the answer to `request`
     PROGRESS = 12  # W: (done, total) of `request`
     STOP = 13  # P: cancel everything; the end of the work lane follows
+    TOOL = 14  # W: a tool to be called, known as `request` from now on
+    CALL = 15  # W: (request it is part of, number of its tool, items); `request` counts calls
+    ANSWER = 16  # P: (whether it went well, value or Failure) of call `request`
     # On both.
-    RELEASE = 14  # offsets of blocks that the receiver has no more use for
+    RELEASE = 17  # offsets of blocks that the receiver has no more use for
 
 
 _KINDS = range(Kind.HELLO, Kind.RELEASE + 1)

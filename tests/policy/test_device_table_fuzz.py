@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncgpu.policy.claims import ClaimState
-from asyncgpu.policy.device_actions import Evict, Grant, Reject
+from asyncgpu.policy.device_actions import Evict, Grant, Lock, Reject, Unlock
 from asyncgpu.policy.device_inputs import (
     BecameBusy,
     BecameIdle,
@@ -20,6 +20,9 @@ from asyncgpu.policy.device_inputs import (
     ClaimKind,
     Configured,
     Evicted,
+    LocksTried,
+    Lost,
+    Measured,
     Pinned,
     Released,
     Requested,
@@ -41,7 +44,11 @@ class Life:
     seed: int
     devices: int
     packing: bool
+    outside: bool = False
+    """Other programs lock devices and use memory, and devices are lost."""
     table: DeviceTable = field(init=False)
+    locked: set[int] = field(default_factory=set)
+    elsewhere: set[int] = field(default_factory=set)
     now: float = 0.0
     next_claim: int = 0
     granted: set[int] = field(default_factory=set)
@@ -56,17 +63,40 @@ class Life:
 
     def new_table(self):
         capacities = dict.fromkeys(range(self.devices), CAPACITY)
-        return DeviceTable(capacities, packing=self.packing, ageing_seconds=5.0)
+        return DeviceTable(
+            capacities, packing=self.packing, ageing_seconds=5.0, locks=self.outside
+        )
 
     def tell(self, input):
         self.now += self.random.choice([0.0, 0.5, 3.0])
-        actions = self.table.handle(input, self.now)
-        self.inputs.append((input, self.now))
-        self.actions.append(actions)
-        for action in actions:
+        for action in self.decide(input):
             self.perform(action)
         self.table.check_invariants()
         check_rule(self.table)
+        if self.outside:
+            assert self.locked == {d.index for d in self.table.devices() if d.claims}
+            assert not self.locked & self.elsewhere
+
+    def decide(self, input):
+        actions = self.table.handle(input, self.now)
+        self.inputs.append((input, self.now))
+        self.actions.append(actions)
+        decided = []
+        for action in actions:
+            match action:
+                case Lock(devices):
+                    decided += self.decide(self.try_locks(devices))
+                case Unlock(devices):
+                    assert self.locked.issuperset(devices)
+                    self.locked -= set(devices)
+                case _:
+                    decided.append(action)
+        return decided
+
+    def try_locks(self, devices):
+        ours = tuple(i for i in devices if i not in self.elsewhere)
+        self.locked.update(ours)
+        return LocksTried(ours, {i: "another" for i in devices if i in self.elsewhere})
 
     def perform(self, action):
         match action:
@@ -79,7 +109,8 @@ class Life:
             case Evict(claim, _, _, running):
                 victim = self.table.claim(claim)
                 assert victim.shape.kind is ClaimKind.RESIDENT
-                assert not victim.pinned
+                lost = any(self.table.occupancy.devices[i].lost for i in victim.devices)
+                assert lost or not victim.pinned
                 assert running or victim.last_used <= self.now
                 self.evicting.append(claim)
 
@@ -90,7 +121,28 @@ class Life:
         moves += [self.toggle_busy] * 3 + [self.pin]
         if self.random.random() < 0.03:
             moves = [self.configure]
+        if self.outside and self.random.random() < 0.2:
+            moves = [self.come_or_go, self.come_or_go, self.try_again, self.measure, self.measure]
+            moves += [self.lose] * (self.random.random() < 0.05)
         self.random.choice(moves)()
+
+    def come_or_go(self):
+        """Another program takes a device that is not in use here, or gives one back."""
+        free = set(range(self.devices)) - self.locked
+        if free:
+            self.elsewhere ^= {self.random.choice(sorted(free))}
+
+    def try_again(self):
+        taken = self.table.taken(wanted=False)
+        if taken:
+            self.tell(self.try_locks(taken))
+
+    def measure(self):
+        others = self.random.choice([0, 0, 3, 8])
+        self.tell(Measured(self.random.randrange(self.devices), others))
+
+    def lose(self):
+        self.tell(Lost(self.random.randrange(self.devices), "fallen off the bus"))
 
     def request(self):
         pick = self.random.choice
@@ -170,7 +222,11 @@ class Life:
 
     def drain(self):
         """Let everybody finish: whoever has devices gives them back, evictions end."""
+        self.elsewhere.clear()
+        for index in range(self.devices if self.outside else 0):
+            self.tell(Measured(index, 0))
         for _ in range(20 * len(self.asked) + 20):
+            self.try_again()
             self.finish_eviction()
             self.release()
 
@@ -236,10 +292,17 @@ def room(table, device, claim, *, leaving_stay):
         if other is claim or (not leaving_stay and (leaving or could_leave(other, claim))):
             continue
         stay.append(other)
-    needed = max(loads(device.index, stay))
+    if device.taken is not None:
+        return False
+    needed = max(loads(device.index, stay)) + others(device, shape)
     fits = (shape.vram or 0) + needed <= device.capacity
     packing = table.occupancy.packing
     return fits and all(may_coexist(shape, c.shape, packing=packing) for c in stay)
+
+
+def others(device, shape):
+    """The bytes of other programs that are in the way of `shape`."""
+    return device.others if shape.vram and shape.kind is not ClaimKind.CONTEXT else 0
 
 
 def loads(index, claims):
@@ -274,6 +337,7 @@ def expected_hands(table, claim, reach, kept):
         d
         for d in table.devices()
         if d.rank is not None and eligible(d, shape) and d.index not in kept
+        if (shape.vram or 0) + others(d, shape) <= d.capacity
         if exact or shape.group is None or shape.group not in groups_on(d)
     ]
     for device in sorted(enterable, key=lambda d: d.rank):
@@ -330,10 +394,23 @@ def test_lives_that_were_hard_once(seed, n, packing):
     assert life.asked == {}
 
 
+@settings(max_examples=200, deadline=None)
+@given(SEEDS, st.integers(1, 4), st.booleans(), st.integers(1, 80))
+def test_the_rule_holds_among_other_programs_too(seed, n, packing, steps):
+    life = Life(seed, n, packing, outside=True)
+    for _ in range(steps):
+        life.step()
+    life.drain()
+
+    assert life.table.waiting() == []
+    assert life.asked == {}
+    assert life.locked == set()
+
+
 @settings(max_examples=30, deadline=None)
-@given(SEEDS, st.integers(1, 4), st.booleans())
-def test_a_recorded_run_replays_to_the_same_actions(seed, n, packing):
-    life = Life(seed, n, packing)
+@given(SEEDS, st.integers(1, 4), st.booleans(), st.booleans())
+def test_a_recorded_run_replays_to_the_same_actions(seed, n, packing, outside):
+    life = Life(seed, n, packing, outside)
     for _ in range(60):
         life.step()
 

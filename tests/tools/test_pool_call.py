@@ -149,6 +149,18 @@ async def test_a_cancelled_call_that_waits_is_never_run(rt, gates):
         assert pool.stats().items == 2
 
 
+async def test_a_pool_that_is_closed_ends_a_call_that_runs(rt, gates):
+    entered, leave = gates
+
+    async def call(pool):
+        with pytest.raises(asyncgpu.RequestError, match="closed before they were done"):
+            await pool.call(sample_tools.Gated(entered, leave), 1)
+
+    async with anyio.create_task_group() as tasks, ToolPool(1) as pool:
+        tasks.start_soon(call, pool)
+        await entered.wait()
+
+
 async def test_calls_held_back_go_together_as_soon_as_the_micro_batch_is_full(rt, gates):
     entered, leave = gates
     leave.open()

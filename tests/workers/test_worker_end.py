@@ -224,7 +224,7 @@ def test_without_the_kernels_help_the_control_thread_ends_a_busy_worker():
         from asyncgpu.workers.blocking_lane import BlockingLane
         from asyncgpu.workers.child_control import ControlThread
         os.setsid()
-        ControlThread(BlockingLane(int(sys.argv[1])), None, None).start()
+        ControlThread(BlockingLane(int(sys.argv[1])), None, None, None).start()
         print("busy", flush=True)
         while True:
             sum(range(1000))

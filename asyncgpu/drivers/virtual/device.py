@@ -28,12 +28,14 @@ class VirtualDevice:
         index: its logical index.
         total_memory: bytes.
         lost: why every wait on it fails; None: it is well.
+        gone: it is lost to every process; else what is lost is this one's use of it.
     """
 
     def __init__(self, index: int, total_memory: int, script: FaultScript) -> None:
         self.index = index
         self.total_memory = total_memory
         self.lost: str | None = None
+        self.gone = False
         self._script = script
         self._lock = threading.Lock()
         self._stream_ids = itertools.count(1)
@@ -49,11 +51,18 @@ class VirtualDevice:
             # The same for all of one process, different from any other program's devices.
             uuid=f"VIRTUAL-{os.getpid()}-{self.index}",
             total_memory=self.total_memory,
+            physical=False,
         )
 
     def free_memory(self) -> int:
-        """Bytes free: the total, minus what other programs use, and the contexts of this one."""
+        """Bytes free: the total, minus what other programs use, and the contexts of this one.
+
+        Raises:
+            DeviceLost: the device is gone.
+        """
         with self._lock:
+            if self.gone:
+                raise DeviceLost(f"{self.lost}")
             memories = list(self._memories)
         used = self._script.occupied(self.index) + sum(memory.charged for memory in memories)
         return max(0, self.total_memory - used)
@@ -105,9 +114,14 @@ class VirtualDevice:
             self._script.before_work(self.index)
             work.run()
         except BaseException as error:  # noqa: BLE001 - foreign code: any way to fail is a fault
-            self.lose(f"{type(error).__name__}: {error}")
+            self._fail(f"{type(error).__name__}: {error}")
 
     def lose(self, reason: str) -> None:
+        """Be gone for every process, as if fallen off the bus; the driver says so too."""
+        self._fail(reason)
+        self.gone = True
+
+    def _fail(self, reason: str) -> None:
         """Let every wait on this device raise `DeviceLost`, now and for good; the first counts."""
         with self._lock:
             if self.lost is not None:
