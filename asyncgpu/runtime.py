@@ -5,11 +5,8 @@ The only module that names a driver or a transport.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import time
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import Token
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ import anyio
 import anyio.to_thread
 
 from . import ambient
+from .clock import clock_for_threads, loop_clock
 from .contexts.context import ExecutionContext
 from .contexts.memory_pools import MemoryPools
 from .contexts.partition import Partition
@@ -162,21 +160,21 @@ class Runtime:
                 self.driver,
                 {info.index: info.total_memory for info in planned_with},
                 ageing_seconds=settings.ageing_seconds,
-                clock=_loop_clock(),
+                clock=loop_clock(),
                 loop=home_loop(),
             )
             self._locks = device_locks(inventory) if settings.device_locks else None
             self.devices = DeviceManager(
                 planned_with,
                 settings=settings,
-                clock=_loop_clock(),
+                clock=loop_clock(),
                 start_soon=self._host.start_soon,
                 memories=self._memories,
                 locks=self._locks,
                 readings=Readings(
                     self.driver.free_memory,
                     {info.index: info.total_memory for info in inventory},
-                    clock=_loop_clock(),
+                    clock=loop_clock(),
                 ),
             )
             self._check_default_device(len(inventory))
@@ -231,8 +229,8 @@ class Runtime:
 
     def _compose(self, settings: Settings) -> None:
         assert self._host is not None
-        clock = _loop_clock()
-        self.timeline = Timeline(clock=_clock_for_threads())
+        clock = loop_clock()
+        self.timeline = Timeline(clock=clock_for_threads())
         self._transport = ProcessTransport(codecs=_CODECS)
         self.tools = ToolHost(
             Launcher(
@@ -389,17 +387,3 @@ def _one_device(text: str) -> int | None:
     if spec.count != 1:
         raise InvalidDevice(f"device: {text!r} is not one GPU; write 'cuda:0'")
     return spec.indices[0] if spec.indices else None
-
-
-def _loop_clock() -> Callable[[], float]:
-    """Return the running loop's clock, without the detour of asking which loop that is."""
-    loop = asyncio._get_running_loop()
-    return anyio.current_time if loop is None else loop.time
-
-
-def _clock_for_threads() -> Callable[[], float]:
-    """Return the running loop's clock for other threads, in which trio's cannot be asked."""
-    if asyncio._get_running_loop() is not None:
-        return time.monotonic
-    zero = anyio.current_time() - time.monotonic()
-    return lambda: zero + time.monotonic()
