@@ -11,6 +11,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from .contexts.context import ExecutionContext
 from .contexts.partitions import PartitionManager
+from .contexts.pressure import Handler, Registration
 from .devices.lease import Lease
 from .runtime import Runtime, RuntimeStatus
 
@@ -57,6 +58,14 @@ class BlockingRuntime:
     def partitions(self, device: str | None = None) -> PartitionManager:
         """Return the manager of a device's partitions; see `Runtime.partitions`."""
         return self._portal.call(self._runtime.partitions, device)
+
+    def available_vram(self, device: str | None = None) -> int:
+        """Return the bytes that a new context could reserve; see `Runtime.available_vram`."""
+        return self._portal.call(self._runtime.available_vram, device)
+
+    def on_memory_pressure(self, handler: Handler) -> Registration:
+        """Ask `handler`, in the runtime's thread, when memory runs short; see the function."""
+        return self._portal.call(self._runtime.on_memory_pressure, handler)
 
     def lease(self, device: str = "cuda", **options: Any) -> AbstractContextManager[Lease]:
         """Wait for a lease; ``with`` holds it. See `DeviceManager.lease`."""

@@ -228,6 +228,10 @@ def test_a_program_without_a_loop_uses_the_blocking_form(anyio_backend_name):
             ctx = rt.create_context("a")
             with context_session(ctx):
                 assert asyncgpu.current_context() is ctx
+            asked = []
+            rt.on_memory_pressure(lambda *asks: asked.append(asks) or True)
+            with rt.enter(ctx.reserve("1GiB")):
+                assert rt.available_vram() == 7 << 30 and not asked
             with rt.enter(ToolPool()) as pool:
                 print(rt.call(pool.run, Square(), [1, 2, 3]))
             with rt.lease("cuda") as lease:
