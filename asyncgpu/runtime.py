@@ -24,6 +24,7 @@ from .contexts.partition import Partition
 from .contexts.partitions import PartitionManager
 from .contexts.pressure import Handler, Registration
 from .contexts.services import ContextServices
+from .contexts.worker_rooms import ContextRooms
 from .devices.lease import Lease
 from .devices.locks import device_locks
 from .devices.manager import DeviceManager
@@ -46,6 +47,7 @@ from .tools.timeline import Timeline
 from .units import Size, parse_size
 from .workers.pickling import find_codecs
 from .workers.process import ProcessTransport
+from .workers.thread import ThreadTransport
 
 __all__ = ["Runtime", "RuntimeStatus"]
 
@@ -194,10 +196,12 @@ class Runtime:
             return
         self.is_open = False
         ambient.unregister_runtime(self)
+        assert self._host is not None
         with anyio.CancelScope(shield=True):
-            await self._teardown()
-            assert self._host is not None
-            await self._host.stop()
+            try:
+                await self._teardown()
+            finally:
+                await self._host.stop()
 
     async def _teardown(self) -> None:
         self.is_open = False
@@ -214,6 +218,7 @@ class Runtime:
             parts.push_async_callback(anyio.to_thread.run_sync, self.driver.close)
             parts.push_async_callback(self._transport.aclose)
             parts.push_async_callback(self._services.aclose)
+            parts.push_async_callback(self._threads.aclose)
             parts.push_async_callback(self.tools.aclose)
 
     def _check_default_device(self, count: int) -> None:
@@ -231,7 +236,19 @@ class Runtime:
         assert self._host is not None
         clock = loop_clock()
         self.timeline = Timeline(clock=clock_for_threads())
+        self._services = ContextServices(
+            driver=self.driver,
+            devices=self.devices,
+            memories=self._memories,
+            settings=settings,
+            timeline=self.timeline,
+            start_soon=self._host.start_soon,
+            default_device=self._default_index(),
+        )
         self._transport = ProcessTransport(codecs=_CODECS)
+        self._threads = ThreadTransport(
+            ContextRooms(self._services.registry), self._host.start_soon
+        )
         self.tools = ToolHost(
             Launcher(
                 devices=self.devices,
@@ -242,16 +259,8 @@ class Runtime:
                 clock=clock,
                 start_soon=self._host.start_soon,
                 codecs=tuple(find_codecs(_CODECS)),
-            )
-        )
-        self._services = ContextServices(
-            driver=self.driver,
-            devices=self.devices,
-            memories=self._memories,
-            settings=settings,
-            timeline=self.timeline,
-            start_soon=self._host.start_soon,
-            default_device=self._default_index(),
+            ),
+            self._threads,
         )
 
     def _default_index(self) -> int:

@@ -89,9 +89,9 @@ async def cycle(driver_class, count):
 
 @asynccontextmanager
 async def opened(driver_class):
-    async with Runtime(driver=driver_class.from_spec("1x1GiB")) as rt:
-        async with await rt.create_context("bench") as ctx:
-            yield ctx
+    driver = driver_class.from_spec("1x1GiB")
+    async with Runtime(driver=driver) as rt, await rt.create_context("bench") as ctx:
+        yield ctx
 
 
 def main():

@@ -34,7 +34,7 @@ class Evictable(Protocol):
 
 
 class Allocation:
-    """Devices held by an owner. `DeviceManager.acquire` and `.reserve` make them.
+    """Devices held by an owner. `DeviceManager.acquire` and `DeviceManager.reserve` make them.
 
     A resident's allocation starts out as busy: it loads. It becomes a possible victim with
     `mark_idle`, and is none from `mark_busy` until the next `mark_idle`. A worker that loaded for
@@ -55,6 +55,7 @@ class Allocation:
         self._pinned = False
         self._evicting = False
         self._released = False
+        self._lost: str | None = None
 
     @property
     def id(self) -> int:
@@ -102,6 +103,11 @@ class Allocation:
         return self._released
 
     @property
+    def lost(self) -> str | None:
+        """Why a device of it is gone for good; it holds the others until it is given back."""
+        return self._lost
+
+    @property
     def pinned(self) -> bool:
         """Whether the owner must not be evicted, idle or not."""
         return self._pinned
@@ -146,6 +152,9 @@ class Allocation:
     def _grant(self, indices: tuple[int, ...]) -> None:
         self._granted = True
         self._indices = indices
+
+    def _lose(self, reason: str) -> None:
+        self._lost = reason
 
     def _begin_eviction(self) -> None:
         self._evicting = True

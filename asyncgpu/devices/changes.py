@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from ..policy.device_actions import DeviceAction, Evict, Grant, Reject
+from ..policy.device_actions import Evict, Grant, Reject, Tell
 from ..policy.device_inputs import (
     BecameBusy,
     BecameIdle,
@@ -12,6 +12,9 @@ from ..policy.device_inputs import (
     Configured,
     DeviceInput,
     Evicted,
+    LocksTried,
+    Lost,
+    Measured,
     Pinned,
     Released,
     Requested,
@@ -19,12 +22,15 @@ from ..policy.device_inputs import (
 from .allocation import Allocation
 from .status import DeviceChange
 
-__all__ = ["describe"]
+__all__ = ["Answer", "describe", "newly_taken"]
+
+Answer = Grant | Reject | Evict | Tell
+"""An action that concerns a claim."""
 
 
 def describe(
     input: DeviceInput,
-    actions: Sequence[DeviceAction],
+    actions: Sequence[Answer],
     allocations: Mapping[int, Allocation],
     now: float,
 ) -> Iterator[DeviceChange]:
@@ -36,36 +42,47 @@ def describe(
         allocations: every claim that they may name, the ended ones included.
         now: seconds.
     """
-    kind = _kind(input, actions)
-    if isinstance(input, Configured):
-        yield DeviceChange(now, kind, None, "", (), "")
-    elif kind:
-        yield _change(now, kind, allocations[input.claim], "")
+    match input:
+        case Configured():
+            yield DeviceChange(now, "configured", None, "", (), "")
+        case Lost(device, reason):
+            yield DeviceChange(now, "device lost", None, "", (f"cuda:{device}",), reason)
+        case LocksTried() | Measured():
+            pass
+        case Requested(claim):
+            if all(action.claim != claim for action in actions):
+                yield _change(now, "queued", allocations[claim], "")
+        case Pinned(claim, pinned):
+            yield _change(now, "pinned" if pinned else "unpinned", allocations[claim], "")
+        case _:
+            yield _change(now, _KINDS[type(input)], allocations[input.claim], "")
     for action in actions:
         yield _change(now, _KINDS[type(action)], allocations[action.claim], action.reason)
 
 
-def _kind(input: DeviceInput, actions: Sequence[DeviceAction]) -> str:
-    match input:
-        case Requested(claim):
-            decided = any(action.claim == claim for action in actions)
-            return "" if decided else "queued"
-        case Pinned(_, pinned):
-            return "pinned" if pinned else "unpinned"
-        case _:
-            return _KINDS[type(input)]
+def newly_taken(tried: LocksTried, known: Collection[int], now: float) -> Iterator[DeviceChange]:
+    """Yield the changes for devices that other programs turn out to have.
+
+    Args:
+        tried: what came of trying to lock devices.
+        known: devices of which that was known.
+        now: seconds.
+    """
+    for device, by in tried.taken.items():
+        if device not in known:
+            yield DeviceChange(now, "taken", None, by, (f"cuda:{device}",), "another program")
 
 
-_KINDS: Mapping[type[DeviceInput | DeviceAction], str] = {
+_KINDS: Mapping[type[DeviceInput | Answer], str] = {
     Grant: "granted",
     Reject: "rejected",
     Evict: "evicting",
+    Tell: "lost",
     Cancelled: "cancelled",
     Released: "released",
     BecameIdle: "idle",
     BecameBusy: "busy",
     Evicted: "evicted",
-    Configured: "configured",
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 from .. import ambient
-from ..errors import RequestError
+from ..errors import DeviceLost, RequestError
 from .allocation import Allocation
 
 __all__ = ["Lease", "LeaseBlock"]
@@ -37,6 +37,11 @@ class Lease:
     def device(self) -> str:
         """The first of them."""
         return self._allocation.device
+
+    @property
+    def lost(self) -> str | None:
+        """Why a device of it is gone for good; leaving the block then raises `DeviceLost`."""
+        return self._allocation.lost
 
     def __repr__(self) -> str:
         return f"<Lease {self.id} on {','.join(self.devices)}>"
@@ -72,3 +77,6 @@ class LeaseBlock:
         self._allocation.release()
         # Not a token: the block may be left in another task than it was entered in.
         ambient.claims.set(ambient.claims.get() - {self._allocation.id})
+        # What was raised inside is most likely how the block has learned of it.
+        if self._allocation.lost is not None and exc is None:
+            raise DeviceLost(self._allocation.lost)

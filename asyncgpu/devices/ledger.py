@@ -18,14 +18,16 @@ class LockedLedger:
 
     A garbage collection may run a finaliser in the very thread that holds the lock. So a credit
     never waits: it is put down, and entered by whoever has the lock. A charge from there is
-    refused, because in the middle of a decision there is nothing that another could rest on.
+    refused, because in the middle of a decision there is nothing that another could rest on; and
+    whoever reads there sees the numbers as they stand.
     """
 
     def __init__(self, capacity: int) -> None:
         """Share out `capacity` bytes."""
         self._budget = Budget(capacity)
-        # Held for moments only: no callback runs and nothing waits under it.
-        self._lock = threading.Lock()
+        # Held for moments only: no callback runs and nothing waits under it. Reentrant, for
+        # finalisers; `_holder` tells them that they have interrupted a decision.
+        self._lock = threading.RLock()
         self._holder: int | None = None
         self._credits: deque[tuple[int, int]] = deque()
         self._on_credit: Callable[[], object] | None = None
@@ -72,7 +74,7 @@ class LockedLedger:
             budget.close(account)
 
     def charge(self, account: int, nbytes: int) -> bool:
-        if self._holder == threading.get_ident():
+        if self._interrupted():
             return False
         with self._entered() as budget:
             return budget.charge(account, nbytes)
@@ -114,6 +116,9 @@ class LockedLedger:
 
     @contextmanager
     def _entered(self) -> Iterator[Budget]:
+        if self._interrupted():
+            yield self._budget
+            return
         credited = False
         try:
             with self._lock, self._held():
@@ -126,7 +131,7 @@ class LockedLedger:
                 self._on_credit()
 
     def _enter_credits(self) -> None:
-        while self._credits and self._lock.acquire(blocking=False):
+        while self._credits and not self._interrupted() and self._lock.acquire(blocking=False):
             try:
                 with self._held():
                     credited = self._drain()
@@ -134,6 +139,10 @@ class LockedLedger:
                 self._lock.release()
             if credited and self._on_credit is not None:
                 self._on_credit()
+
+    def _interrupted(self) -> bool:
+        """Whether this is a finaliser that has come in the middle of a decision of its thread."""
+        return self._holder == threading.get_ident()
 
     @contextmanager
     def _held(self) -> Iterator[None]:

@@ -12,14 +12,18 @@ from ..policy.device_inputs import ClaimKind, Shape
 from ..policy.device_spec import DeviceChoice, DeviceSpec, parse_device
 from ..policy.device_table import DeviceTable
 from ..policy.offload import OffloadStrategy
+from ..policy.prospects import could_meet, has_room
 from ..policy.qos import QoSPolicy
 from ..ports import DeviceInfo
 from ..settings import Settings
 from ..units import Size, parse_size, parse_timeout
 from .allocation import Allocation, Evictable
 from .lease import Lease, LeaseBlock
+from .locks import DeviceLocks
+from .memories import DeviceMemories
 from .options import ManagedDevices, Options
 from .performer import Performer
+from .readings import Readings
 from .status import DeviceStatus, snapshot
 from .watching import Watch
 
@@ -37,6 +41,9 @@ class DeviceManager:
         clock: Callable[[], float],
         start_soon: Callable[..., None],
         eviction_timeout: float = 120.0,
+        memories: DeviceMemories | None = None,
+        locks: DeviceLocks | None = None,
+        readings: Readings | None = None,
     ) -> None:
         """Manage what the settings say.
 
@@ -46,6 +53,11 @@ class DeviceManager:
             clock: seconds; never goes back.
             start_soon: runs a coroutine function in a task of the runtime.
             eviction_timeout: seconds after which an eviction counts as over.
+            memories: what contexts use, beside which leases and residents need room; None: there
+                are no contexts.
+            locks: keep other programs off the devices that are in use here; None: nothing does.
+            readings: what the driver says of the devices; None: other programs' use does not
+                count, and a device that is lost is not noticed.
 
         Raises:
             InvalidRequest: the settings name devices that are not there.
@@ -61,13 +73,29 @@ class DeviceManager:
             packing=configured.packing,
             strategy=configured.strategy,
             ageing_seconds=settings.ageing_seconds,
+            locks=locks is not None,
         )
         self._performer = Performer(
             self._table,
             clock=clock,
             start_soon=start_soon,
             eviction_timeout=eviction_timeout,
+            memories=memories,
+            locks=locks,
+            readings=readings,
         )
+
+    async def look_out(self) -> None:
+        """Keep an eye on other programs and on lost devices, until `close`."""
+        await self._performer.lookout.run()
+
+    def suspect(self) -> None:
+        """Ask the driver soon whether a device is lost: somebody has had a `DeviceLost`.
+
+        A fault may be one process's own, which a new process does not have; so only the driver's
+        word counts.
+        """
+        self._performer.lookout.suspect()
 
     # ------------------------------------------------------------------------- configuring
 
@@ -126,6 +154,8 @@ class DeviceManager:
 
         Raises:
             InvalidRequest: `device` cannot be read, or another argument means nothing.
+            DeviceLost: on entering: it cannot be met any more; on leaving: a device of it has gone
+                meanwhile.
             InfeasibleRequest: on entering: it could never be met.
             TimeoutError: on entering: it was not met in time.
         """
@@ -148,6 +178,7 @@ class DeviceManager:
         timeout: float | None = None,
         among: Collection[int] | None = None,
         group: Hashable = None,
+        in_process: bool = False,
     ) -> Allocation:
         """Wait for devices for a resident, which may be evicted from them while it is idle.
 
@@ -159,9 +190,11 @@ class DeviceManager:
             timeout: seconds to wait; None: as long as it takes.
             among: logical indices that will do; None: all managed devices.
             group: at most one claim of a group stands on a device; None: no group.
+            in_process: it uses its memory through a context of this process, which counts it.
 
         Raises:
             InvalidRequest: an argument means nothing.
+            DeviceLost: it cannot be met any more: a device is gone.
             InfeasibleRequest: it could never be met.
             TimeoutError: it was not met in time.
         """
@@ -171,8 +204,59 @@ class DeviceManager:
             vram=_read_vram(vram),
             among=None if among is None else frozenset(among),
             group=group,
+            in_process=in_process,
         )
         return await self._performer.obtain(shape, qos, parse_timeout(timeout), owner, owner.name)
+
+    def capacity(self, index: int) -> int:
+        """Return the bytes of a device that this program may plan with."""
+        return self._table.occupancy.devices[index].capacity
+
+    def owners_of(self, claims: Collection[int]) -> list[str]:
+        """Return the names of those who hold these claims, oldest first."""
+        found = (self._table.claim(id_) for id_ in sorted(claims))
+        return [claim.owner for claim in found if claim is not None]
+
+    def has_room(self, device: str, *, vram: Size) -> bool:
+        """Return whether a resident could have exactly these devices now, beside who is there.
+
+        Args:
+            device: names them, as ``"cuda:0,1"``.
+            vram: bytes reserved on each.
+        """
+        shape = Shape(ClaimKind.RESIDENT, parse_device(device), vram=_read_vram(vram))
+        return has_room(shape, self._table)
+
+    def could_meet(
+        self,
+        device: str,
+        *,
+        held: Collection[int],
+        staying: Collection[int],
+        reuse: bool,
+        vram: Size | None = None,
+        among: Collection[int] | None = None,
+        group: Hashable = None,
+    ) -> bool:
+        """Return whether `acquire` could be answered some day, although some claims never end.
+
+        Args:
+            device: as for `acquire`, and so are the sizes, `among` and `group`.
+            held: claims of the asker.
+            staying: claims of residents that stay.
+            reuse: the asker's own leases may be what answers it.
+            vram: bytes reserved on each device.
+            among: logical indices that will do.
+            group: at most one claim of a group stands on a device.
+        """
+        shape = Shape(
+            ClaimKind.RESIDENT,
+            parse_device(device),
+            vram=_read_vram(vram),
+            among=None if among is None else frozenset(among),
+            group=group,
+        )
+        return could_meet(shape, self._table, held, staying, reuse=reuse)
 
     async def reserve(
         self,
@@ -194,6 +278,7 @@ class DeviceManager:
 
         Raises:
             InvalidRequest: an argument means nothing.
+            DeviceLost: it cannot be met any more: a device is gone.
             InfeasibleRequest: it could never be met.
             TimeoutError: it was not met in time.
         """
@@ -205,7 +290,11 @@ class DeviceManager:
 
     def status(self) -> DeviceStatus:
         """Return a snapshot of everything."""
-        return snapshot(self._table, self._inventory, self._clock())
+        performer = self._performer
+        performer.lookout.try_locks(wanted=False)
+        return snapshot(
+            self._table, self._inventory, performer.holds, performer.evictions, self._clock()
+        )
 
     def watch(self) -> Watch:
         """Return the changes from now on, as an async iterator; see `Watch`."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import anyio
-import anyio.to_thread
 
 from ..errors import InfeasibleRequest
-from ..home_loop import HomeLoop
+from ..home_loop import HomeLoop, home_loop
 from ..policy.qos import QoSPolicy
 from ..policy.room import Demand, RoomQueue
 from ..ports import MemoryLedger
 from ..promise import Promise, new_promise, resolve
 from ..units import format_size
+from .capacity import Capacity
 from .ledger import LockedLedger
 
 __all__ = ["DeviceMemory", "Relief"]
@@ -35,7 +37,7 @@ class Relief(Protocol):
 
 
 class DeviceMemory:
-    """Hands out room on one device, in the order of QoS classes. Used in the runtime's loop.
+    """Hands out room on one device, in the order of QoS classes. Used from any event loop.
 
     Args:
         index: logical index of the device.
@@ -63,14 +65,16 @@ class DeviceMemory:
         self.ledger = ledger
         self.relief: Relief | None = None
         """Asked before somebody is made to wait: contexts have caches to drop, and handlers."""
-        self._free_memory = free_memory
+        self.capacity = Capacity(budget, ledger, free_memory)
+        """How much contexts can have together."""
         self._clock = clock
         self._loop = loop
         self._shares = _Shares(ledger)
+        # Guards the line and who stands in it; held for moments, and nobody is told anything under
+        # it. A finaliser that frees memory takes it not: see `changed`.
+        self._lock = threading.Lock()
         self._queue = RoomQueue(self._shares, ageing_seconds=ageing_seconds)
-        self._promises: dict[object, Promise[None]] = {}
-        self._kept = 0
-        self._squeezed = False
+        self._waiting: dict[object, _Waiting] = {}
         self._serving_soon = False
         self._hears_credits = isinstance(ledger, LockedLedger)
         if isinstance(ledger, LockedLedger):
@@ -83,47 +87,57 @@ class DeviceMemory:
     @property
     def available(self) -> int:
         """Bytes that a new reservation could have now; asks the driver, which may block."""
-        self._take_in(self._free_memory())
+        self.capacity.look_blocking()
         return self.ledger.available
 
     @property
     def waiting(self) -> int:
         """How many wait for room."""
-        return len(self._promises)
+        return len(self._waiting)
 
     def keep_from_contexts(self, nbytes: int) -> None:
         """Leases and residents have declared so much; contexts share the rest."""
-        if nbytes != self._kept:
-            less = nbytes < self._kept
-            self._kept = nbytes
-            self.ledger.set_capacity(self.budget - nbytes)
-            if less:
-                self.changed()
+        if self.capacity.keep(nbytes):
+            self.changed()
 
     async def relieve(self, lacking: Callable[[], int], *, ask: bool = True) -> None:
         """Make room until `lacking` is 0, as far as that can be done."""
+        if lacking() > 0 and self.capacity.squeezed:
+            await self.capacity.look()
         if self.relief is not None and lacking() > 0:
             await self.relief(self, lacking, ask=ask)
 
     def changed(self) -> None:
         """There may be more room now; from any thread, a finaliser included."""
-        if not self._promises or self._serving_soon:
+        if not self._waiting or self._serving_soon:
             return
         self._serving_soon = True
         if self._loop.here():
             # Not at once: this may be a finaliser in the middle of serving.
             self._loop.soon(self._serve)
-        else:
-            self._serving_soon = self._loop.call(self._serve)
+        elif not self._loop.call(self._serve):
+            self._serving_soon = False
 
     # --------------------------------------------------------------------------------- waiting
 
     async def secure(
-        self, account: int, target: int, qos: QoSPolicy, *, timeout: float | None = None
+        self,
+        account: int,
+        target: int,
+        qos: QoSPolicy,
+        *,
+        timeout: float | None = None,
+        check: Callable[[], object] = lambda: None,
     ) -> None:
         """Wait until `target` bytes are reserved for `account`, which has less.
 
-        If it fails or is cancelled, the caller sets the reservation back to what it was.
+        Args:
+            account: one that is open.
+            target: bytes.
+            qos: its class, which decides, with the time of arrival, who is served first.
+            timeout: seconds to wait; None: no limit.
+            check: raises once nothing is to be secured for `account` any more; quick. Asked again
+                after `dismiss`.
 
         Raises:
             InfeasibleRequest: more than this program may use of the device.
@@ -134,79 +148,109 @@ class DeviceMemory:
                 f"{self.name}: {format_size(target)} asked, and this program may use "
                 f"{format_size(self.budget)} there"
             )
-        await self._look()
-        if self._queue.head is None and self.ledger.reserve(account, target):
-            return
-        demand = self._queue.add(account, target, qos, self._clock())
+        await self.capacity.look()
+        with self._lock:
+            check()
+            demand = self._queue.add(account, target, qos, self._clock())
         try:
+            self._serve()
             with anyio.move_on_after(timeout):
-                await self._until(demand, lambda: demand.met, lambda: self._lacking(demand))
+                await self._until(
+                    demand, account, lambda: demand.met, lambda: self._lacking(demand), check
+                )
         finally:
-            self._queue.withdraw(demand)
+            with self._lock:
+                self._queue.withdraw(demand)
             self.changed()
         if not demand.met:
             raise TimeoutError(
                 f"{self.name}: {format_size(target)} not available within {timeout} s"
             )
 
+    def lower(self, account: int, nbytes: int) -> None:
+        """Reserve no more than `nbytes` for an open account from now on."""
+        with self._lock:
+            self._queue.lower(account, nbytes)
+        self.changed()
+
+    def dismiss(self, account: int) -> None:
+        """Put whoever waits for room for `account` out of the line, and let him look why."""
+        with self._lock:
+            self._queue.withdraw_all(account)
+            dismissed = [each for each in self._waiting.values() if each.account == account]
+        _wake(dismissed)
+
+    def close(self, account: int) -> None:
+        """Close an account that nobody waits for; what it uses stays charged until it is freed."""
+        with self._lock:
+            self._queue.forget(account)
+            self.ledger.close(account)
+        self.changed()
+
     async def until_whole(self) -> None:
         """Wait until contexts use no more than what leases and residents leave them."""
-        await self._until(object(), lambda: self._overdrawn() <= 0, self._overdrawn)
+        capacity = self.capacity
+        await self._until(
+            object(), None, lambda: capacity.overdrawn <= 0, lambda: capacity.overdrawn, int
+        )
 
     async def _until(
-        self, who: object, met: Callable[[], bool], lacking: Callable[[], int]
+        self,
+        who: object,
+        account: int | None,
+        met: Callable[[], bool],
+        lacking: Callable[[], int],
+        check: Callable[[], object],
     ) -> None:
+        ask = True
         try:
-            ask = True
             while not met():
+                check()
                 await self.relieve(lacking, ask=ask)
                 ask = False
-                await self._look()
+                await self.capacity.look()
+                # Before looking: else what is freed in between would wake nobody.
+                waiting = _Waiting(account, home_loop(), new_promise())
+                with self._lock:
+                    self._waiting[who] = waiting
                 self._serve()
                 if met():
                     return
+                check()
                 # Nobody announces what torch's caches and other programs give back.
-                unheard = not self._hears_credits or self._squeezed
-                promise = self._promises[who] = new_promise()
+                unheard = not self._hears_credits or self.capacity.squeezed
                 with anyio.move_on_after(_LOOK_AGAIN_SECONDS if unheard else None):
-                    await promise
+                    await waiting.promise
         finally:
-            self._promises.pop(who, None)
+            with self._lock:
+                self._waiting.pop(who, None)
 
     def _serve(self) -> None:
         self._serving_soon = False
-        for demand in self._queue.serve():
-            self._wake(demand)
-        if self._overdrawn() <= 0:
-            for who in [who for who in self._promises if not isinstance(who, Demand)]:
-                self._wake(who)
-
-    def _wake(self, who: object) -> None:
-        if (promise := self._promises.get(who)) is not None:
-            resolve(promise, None)
+        with self._lock:
+            served: list[object] = list(self._queue.serve())
+            if self.capacity.overdrawn <= 0:
+                served += [who for who, each in self._waiting.items() if each.account is None]
+            woken = [self._waiting[who] for who in served if who in self._waiting]
+        _wake(woken)
 
     def _lacking(self, demand: Demand) -> int:
         committed = self._shares.commitment(demand.account)
         return max(0, demand.target - committed - self.ledger.available)
 
-    def _overdrawn(self) -> int:
-        return self.ledger.committed - (self.budget - self._kept)
 
-    # --------------------------------------------------------------------- what others take
+@dataclass(slots=True)
+class _Waiting:
+    """One task that waits, in its own event loop."""
 
-    async def _look(self) -> None:
-        """Plan with no more than the driver can give."""
-        self._take_in(await anyio.to_thread.run_sync(self._free_memory))
+    account: int | None
+    loop: HomeLoop
+    promise: Promise[None]
 
-    def _take_in(self, free: int) -> None:
-        """Learn what the driver reports free, which other programs' use makes less than ours.
 
-        What leases and residents have declared is used by their processes, so that it must not be
-        counted twice.
-        """
-        reachable = free + self.ledger.used
-        self._squeezed = reachable < self.budget - self._kept
-        self.ledger.set_capacity(min(self.budget - self._kept, reachable))
+def _wake(waiting: list[_Waiting]) -> None:
+    for each in waiting:
+        each.loop.call(resolve, each.promise, None)
 
 
 class _Shares:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..policy.claims import Claim, ClaimState
 from ..policy.device_inputs import Shape
 from ..policy.device_table import DeviceTable
+from ..policy.hold_times import HoldTimes
 from ..policy.occupancy import Device
 from ..policy.offload import OffloadStrategy
 from ..policy.qos import QoSPolicy
+from ..policy.wait_estimate import estimate_waits
 from ..ports import DeviceInfo
 
-__all__ = ["DeviceChange", "DeviceState", "DeviceStatus", "Holder", "QueuedRequest", "snapshot"]
+__all__ = [
+    "DeviceChange",
+    "DeviceState",
+    "DeviceStatus",
+    "Eviction",
+    "Holder",
+    "QueuedRequest",
+    "snapshot",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +58,14 @@ class DeviceState:
     """Bytes."""
     reserved: int
     """Bytes set aside for its holders."""
+    used_by_others: int
+    """Bytes that other programs use and this one planned with, as last read."""
     managed: bool
     """Whether it takes new claims."""
+    taken_by: str | None
+    """Which other program that uses asyncgpu had it when it was last wanted here."""
+    lost: str | None
+    """Why it is gone for good."""
     holders: tuple[Holder, ...]
     """Oldest first."""
 
@@ -70,8 +86,25 @@ class QueuedRequest:
     """1 is served first."""
     since: float
     """Seconds on the manager's clock, when it began to wait."""
+    estimated_wait: float | None
+    """Seconds from now: a guess, from how long others have kept their devices; None: unknown."""
     reason: str
     """What it waits for, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """Somebody who was made to leave."""
+
+    time: float
+    """Seconds on the manager's clock, when he was told."""
+    claim: int
+    owner: str
+    devices: tuple[str, ...]
+    running: bool
+    """He was starting, or in a call."""
+    reason: str
+    """Why he, and for whom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +116,8 @@ class DeviceStatus:
     devices: tuple[DeviceState, ...]
     queue: tuple[QueuedRequest, ...]
     """The first to be served first."""
+    evictions: tuple[Eviction, ...]
+    """The latest, oldest first."""
     offload_strategy: OffloadStrategy
     allow_multiple_per_device: bool
 
@@ -95,7 +130,8 @@ class DeviceChange:
     """Seconds on the manager's clock."""
     kind: str
     """``"queued"``, ``"granted"``, ``"rejected"``, ``"cancelled"``, ``"busy"``, ``"idle"``,
-    ``"pinned"``, ``"unpinned"``, ``"evicting"``, ``"evicted"``, ``"released"`` or
+    ``"pinned"``, ``"unpinned"``, ``"evicting"``, ``"evicted"``, ``"released"``, ``"lost"`` (a
+    device of it), ``"device lost"``, ``"taken"`` (a device, by another program) or
     ``"configured"``."""
     claim: int | None
     """None: it concerns all."""
@@ -105,12 +141,19 @@ class DeviceChange:
     reason: str
 
 
-def snapshot(table: DeviceTable, inventory: Mapping[int, DeviceInfo], now: float) -> DeviceStatus:
+def snapshot(
+    table: DeviceTable,
+    inventory: Mapping[int, DeviceInfo],
+    holds: HoldTimes,
+    evictions: Iterable[Eviction],
+    now: float,
+) -> DeviceStatus:
     """Return the state of `table` for people."""
     return DeviceStatus(
         time=now,
         devices=tuple(_device(device, inventory[device.index]) for device in table.devices()),
-        queue=_queue(table),
+        queue=_queue(table, holds, now),
+        evictions=tuple(evictions),
         offload_strategy=table.strategy,
         allow_multiple_per_device=table.packing,
     )
@@ -125,7 +168,10 @@ def _device(device: Device, info: DeviceInfo) -> DeviceState:
         uuid=info.uuid,
         total_memory=device.capacity,
         reserved=device.present,
+        used_by_others=device.others,
         managed=device.managed,
+        taken_by=device.taken,
+        lost=device.lost,
         holders=tuple(_holder(claim, device.index) for claim in holders),
     )
 
@@ -143,10 +189,12 @@ def _holder(claim: Claim, index: int) -> Holder:
     )
 
 
-def _queue(table: DeviceTable) -> tuple[QueuedRequest, ...]:
+def _queue(table: DeviceTable, holds: HoldTimes, now: float) -> tuple[QueuedRequest, ...]:
+    waiting = table.waiting()
+    waits = estimate_waits(waiting, table.occupancy, holds, now)
     first: dict[Shape, Claim] = {}
     queue = []
-    for position, claim in enumerate(table.waiting(), start=1):
+    for position, claim in enumerate(waiting, start=1):
         # What one of a shape waits for, the next ones wait for too; explaining looks at everything.
         before = (
             None if claim.state is ClaimState.PROMISED else first.setdefault(claim.shape, claim)
@@ -155,11 +203,11 @@ def _queue(table: DeviceTable) -> tuple[QueuedRequest, ...]:
         reason = (
             table.explain(claim.id) if alone else f"waits behind {before!r}, which asks the same"
         )
-        queue.append(_queued(claim, position, reason))
+        queue.append(_queued(claim, position, waits[claim.id], reason))
     return tuple(queue)
 
 
-def _queued(claim: Claim, position: int, reason: str) -> QueuedRequest:
+def _queued(claim: Claim, position: int, wait: float | None, reason: str) -> QueuedRequest:
     return QueuedRequest(
         id=claim.id,
         owner=claim.owner,
@@ -169,5 +217,6 @@ def _queued(claim: Claim, position: int, reason: str) -> QueuedRequest:
         qos=claim.qos,
         position=position,
         since=claim.since,
+        estimated_wait=wait,
         reason=reason,
     )

@@ -175,10 +175,10 @@ class Budget:
         self._known(number).cap = cap
 
     def reserve(self, number: int, nbytes: int) -> bool:
-        """Change what is reserved for it to `nbytes`; False: there is no room for more."""
+        """Change what is reserved for it to `nbytes`; False: no room for more, or it is closed."""
         account = self._known(number)
         grows = max(account.used, nbytes) - account.commitment
-        if nbytes > account.reserved and grows > self._unclaimed(account):
+        if nbytes > account.reserved and (account.closed or grows > self._unclaimed(account)):
             return False
         self._reserved(account, nbytes)
         return True

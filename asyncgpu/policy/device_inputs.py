@@ -62,6 +62,13 @@ class Shape(NamedTuple):
     """Running residents of this class and below may be its victims; None: only idle ones."""
     preempts_until: int = 0
     """Only those that were running when so many requests had come; the table fills it in."""
+    in_process: bool = False
+    """A resident that uses its memory through a context of this process."""
+
+    @property
+    def counted_by_contexts(self) -> bool:
+        """Whether what it uses is counted, and limited, where contexts allocate."""
+        return self.in_process or self.kind is ClaimKind.CONTEXT
 
 
 @dataclass(slots=True)

@@ -55,7 +55,8 @@ def lost_for(shape: Shape, occupancy: Occupancy) -> list[Device]:
         and (named is None or device.index in named)
         and (shape.vram or 0) <= device.capacity
     ]
-    return lost if _count_eligible(shape, occupancy) + len(lost) >= shape.spec.count else []
+    there = _count_eligible(shape, occupancy)
+    return lost if there < shape.spec.count <= there + len(lost) else []
 
 
 def without_waiting_for_oneself(

@@ -49,6 +49,12 @@ class Hands:
             self._occupancy.devices[index].earmark = None
         self._agenda.touch(hands)
 
+    def pass_on(self, claim: Claim, successor: Claim) -> None:
+        """Let `successor`, who asks for the same, keep what `claim` has kept from others."""
+        successor.hands, claim.hands = claim.hands, ()
+        for index in successor.hands:
+            self._occupancy.devices[index].earmark = successor
+
     def give_way(self, claim: Claim, indices: Iterable[int]) -> None:
         """Let `claim` onto devices that others may have a hand on, or let it have its hand there.
 

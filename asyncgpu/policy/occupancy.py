@@ -108,6 +108,10 @@ class Occupancy:
         """Indices of the devices that take new claims."""
         return tuple(device.index for device in self.devices.values() if device.managed)
 
+    def manages(self, indices: Iterable[int]) -> bool:
+        """Return whether all these devices take new claims."""
+        return all(self.devices[index].managed for index in indices)
+
     def configure(self, managed: Iterable[int], *, packing: bool) -> None:
         """Change what is managed and how; whoever stands anywhere stays."""
         self.chosen = frozenset(managed)
@@ -151,12 +155,17 @@ class Occupancy:
             self.refresh(device)
 
     def replace(self, old: Claim, new: Claim) -> None:
-        """Put `new` where `old` stood alone, both excluding others: the device never opens."""
+        """Put `new` where `old` stood: the device never opens.
+
+        Without packing both exclude others; with it, both have reserved the same.
+        """
         new.devices, old.devices = old.devices, ()
         device = self.devices[new.devices[0]]
-        device.claims = {new.id: new}
-        device.crowded = False
-        device.present = device.peak = new.shape.vram or 0
+        del device.claims[old.id]
+        device.claims[new.id] = new
+        if not self.packing:
+            device.crowded = False
+            device.present = device.peak = new.shape.vram or 0
 
     def lock(self, device: Device) -> None:
         """No other program can take `device` any more."""

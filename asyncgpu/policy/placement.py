@@ -142,13 +142,14 @@ def _may_offer(rank: Rank, shape: Shape, *, packing: bool) -> bool:
 def kept_from_contexts(device: Device) -> int:
     """Return the bytes that leases and residents have declared and that contexts cannot use.
 
-    A context that lives out of a lease of its own asker uses what the lease has declared.
+    A context that lives out of a lease of its own asker uses what the lease has declared. So does a
+    resident that is a context; out of no lease, it has a reservation among the contexts.
     """
     kept = 0
     for claim in device.claims.values():
         if claim.state is ClaimState.PROMISED:
             continue
-        if claim.shape.kind is not ClaimKind.CONTEXT:
+        if not claim.shape.counted_by_contexts:
             kept += claim.charge(device.index)
         elif (lease := claim.covers.get(device.index)) is not None and lease.shape.vram:
             kept -= claim.shape.vram or 0
@@ -164,6 +165,6 @@ def declared(device: Device) -> int:
     return sum(
         claim.charge(device.index)
         for claim in device.claims.values()
-        if claim.shape.kind is not ClaimKind.CONTEXT
+        if not claim.shape.counted_by_contexts
         and claim.state not in (ClaimState.PROMISED, ClaimState.STARTING)
     )

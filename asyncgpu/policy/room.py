@@ -2,7 +2,8 @@
 
 Whoever waits has an account already. The first in line takes what becomes free, piece by piece, as
 a reservation of its own, so that allocations above reservations cannot keep it waiting for ever;
-the others take nothing, so that no two of them hold what the other needs.
+the others take nothing, so that no two of them hold what the other needs. Whoever is no longer the
+first gives back what he has taken so.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class RoomQueue:
         self._ageing_seconds = ageing_seconds
         self._queue: WaitQueue[Demand] = WaitQueue()
         self._arrivals = 0
+        # What accounts have been given for good, waiting for more or not.
+        self._given: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -73,13 +76,32 @@ class RoomQueue:
         self._arrivals += 1
         order = (waiting_key(now, qos, self._ageing_seconds), self._arrivals)
         demand = Demand(account, target, order)
+        first = self.head
         self._queue.push(demand)
+        if first is not None and self.head is demand:
+            self._give_back(first)
         return demand
 
     def withdraw(self, demand: Demand) -> None:
-        """Take a demand out of the line, if it stands there; what it has taken is the caller's."""
+        """Take a demand out of the line, if it stands there, and give back what it has taken."""
         if demand.queue is not None:
             self._queue.discard(demand)
+            self._give_back(demand)
+
+    def withdraw_all(self, account: int) -> None:
+        """Take all demands of an account out of the line."""
+        for demand in self._queue:
+            if demand.account == account:
+                self.withdraw(demand)
+
+    def lower(self, account: int, nbytes: int) -> None:
+        """Reserve no more than `nbytes` for an account from now on."""
+        self._given[account] = nbytes
+        self._shares.reserve(account, nbytes)
+
+    def forget(self, account: int) -> None:
+        """An account is about to be closed; nobody waits for it."""
+        self._given.pop(account, None)
 
     def serve(self) -> list[Demand]:
         """Return the demands that are met now, which leave the line.
@@ -105,7 +127,11 @@ class RoomQueue:
     def _served(self, demand: Demand) -> Demand:
         self._queue.discard(demand)
         demand.met = True
+        self._given[demand.account] = demand.target
         return demand
+
+    def _give_back(self, demand: Demand) -> None:
+        self._shares.reserve(demand.account, self._given.get(demand.account, 0))
 
     def _take(self, demand: Demand) -> bool:
         shares = self._shares

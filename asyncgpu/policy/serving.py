@@ -22,10 +22,11 @@ from .claims import NOBODY, Claim, ClaimState, Journal, Step
 from .device_actions import DeviceAction, Evict, Grant, Lock, Unlock
 from .device_inputs import ClaimKind
 from .eviction import EvictionPlan, Victims, plan_eviction
+from .hand_over import HandOver
 from .hands import Hands
 from .occupancy import Device, Occupancy
 from .offload import OffloadStrategy
-from .placement import free_devices, needed_beside
+from .placement import free_devices
 from .waiting import Line, WaitingRoom
 
 __all__ = ["Serving"]
@@ -46,13 +47,21 @@ class Serving:
         self.agenda = Agenda(self.room, occupancy)
         self.hands = Hands(occupancy, self.agenda)
         self.victims = Victims(occupancy)
-        self._occupancy = occupancy
+        self.occupancy = occupancy
         self._journal = journal
+        self._hand_overs = HandOver(occupancy, self.room, self.victims)
         self._locking: set[int] = set()
 
     def settle(self) -> list[DeviceAction]:
         """Go through the agenda; return all that is to be done since the last time."""
-        entries = self.agenda.entries
+        if entries := self.agenda.entries:
+            self._go_through(entries)
+        if self.occupancy.locks:
+            self._unlock()
+        actions, self.actions = self.actions, []
+        return actions
+
+    def _go_through(self, entries: list[tuple[tuple[float, int], Claim, Line[Claim]]]) -> None:
         while entries:
             _, claim, line = heapq.heappop(entries)
             claim.on_agenda = False
@@ -60,10 +69,6 @@ class Serving:
                 self._serve(claim, line)
             elif claim.state is ClaimState.PROMISED:
                 self._hasten(claim, line)
-        if self._occupancy.locks:
-            self._unlock()
-        actions, self.actions = self.actions, []
-        return actions
 
     # ------------------------------------------------------------------ what has changed
 
@@ -99,7 +104,7 @@ class Serving:
     def grant(self, claim: Claim, indices: tuple[int, ...], why: str) -> None:
         """Give devices to a claim that stands in no line."""
         self._begin(claim, why)
-        self._occupancy.place(claim, indices)
+        self.occupancy.place(claim, indices)
         self.hands.give_way(claim, indices)
         self.actions.append(Grant(claim.id, indices, why))
 
@@ -108,11 +113,11 @@ class Serving:
         if self._hand_over(claim):
             return
         indices = claim.devices
-        self._occupancy.lift(claim)
+        self.occupancy.lift(claim)
         if claim.shape.kind is ClaimKind.RESIDENT:
             self.victims.update(claim)
             for index in indices:
-                for other in self._occupancy.devices[index].claims.values():
+                for other in self.occupancy.devices[index].claims.values():
                     if claim.id in other.awaiting:
                         self._awaits_no_more(other, claim)
         self.agenda.touch(indices)
@@ -127,7 +132,7 @@ class Serving:
         """Make a resident leave its devices; `strategy`: None: as configured."""
         running = victim.state is not ClaimState.IDLE
         self._journal.advance(victim, Step.PREEMPT if running else Step.EVICT, self.now, why)
-        self._occupancy.changed(victim)
+        self.occupancy.changed(victim)
         self.victims.update(victim)
         self.actions.append(Evict(victim.id, strategy or self.strategy, cause, running, why))
         self.agenda.touch(victim.devices)
@@ -138,10 +143,10 @@ class Serving:
         """Grant the claim, or promise it devices, or keep later waiters from what it needs."""
         if line.waiting.head is not claim:
             return
-        if not (claim.hands or self._occupancy.open or self.victims.exist_for(claim.shape)):
+        if not (claim.hands or self.occupancy.open or self.victims.exist_for(claim.shape)):
             return
         count = claim.shape.spec.count
-        free = free_devices(claim, self._occupancy)
+        free = free_devices(claim, self.occupancy)
         if len(free) == count:
             if self._to_be_locked(claim, free):
                 return
@@ -165,7 +170,7 @@ class Serving:
         if not self.victims.exist_for(claim.shape):
             return EvictionPlan(free, [])
         candidates = self.victims.candidates(claim)
-        return plan_eviction(claim, free, candidates, self._occupancy)
+        return plan_eviction(claim, free, candidates, self.occupancy)
 
     def _to_be_locked(self, claim: Claim, devices: list[Device]) -> bool:
         """Have devices locked that another program might take; True: decide when that is known.
@@ -185,12 +190,12 @@ class Serving:
 
     def _unlock(self) -> None:
         """Let other programs have what nobody here uses or is about to use."""
-        unused = tuple(sorted(self._occupancy.vacant - self._locking))
-        self._occupancy.vacant.clear()
+        unused = tuple(sorted(self.occupancy.vacant - self._locking))
+        self.occupancy.vacant.clear()
         self._locking.clear()
         if unused:
             for index in unused:
-                self._occupancy.devices[index].locked = False
+                self.occupancy.devices[index].locked = False
             # First, because what comes of locking others may need these again.
             self.actions.insert(0, Unlock(unused))
 
@@ -209,49 +214,27 @@ class Serving:
 
     def _anything_for(self, line: Line[Claim]) -> bool:
         """Return whether a new head of `line` could find anything: room, or somebody to evict."""
-        return bool(self._occupancy.open) or self.victims.exist_for(line.shape)
+        return bool(self.occupancy.open or self.victims.exist_for(line.shape))
 
     def _hand_over(self, ended: Claim) -> bool:
-        """Pass a device straight on to the first who wants it, where that is plain to see.
-
-        It comes to the same as opening the device and going through the agenda, and it is what
-        nearly always happens on a full machine: it halves the cost of a decision there.
-        """
-        if len(ended.devices) != 1:
-            return False
-        device = self._occupancy.devices[ended.devices[0]]
-        # Nobody else can be placed beside the one who ended, and nobody has come before that.
-        if device.rank is not None or device.earmark is not None or len(device.claims) != 1:
-            return False
-        line = self._first_for(device)
+        """Pass a device straight on to the first who wants it, where that is plain to see."""
+        line = self._hand_overs.line_for(ended)
         if line is None or line.waiting.head is None:
             return False
         first = line.waiting.head
         line.waiting.discard(first)
         self._begin(first, "free")
-        self._occupancy.replace(ended, first)
+        self.occupancy.replace(ended, first)
         if ended.shape.kind is ClaimKind.RESIDENT:
             self.victims.update(ended)
         self.actions.append(Grant(first.id, first.devices, "free"))
-        self._move_up(line)
+        # What was not there for the first is not there for the next: only the hands go on.
+        if not line.waiting:
+            self.hands.let_go(first)
+            self._move_up(line)
+        elif first.hands:
+            self.hands.pass_on(first, line.waiting.head)
         return True
-
-    def _first_for(self, device: Device) -> Line[Claim] | None:
-        """Return the line of the first in the queue, if he wants `device` alone and for himself."""
-        found: Line[Claim] | None = None
-        first: Claim | None = None
-        for line in self.room.interested(device.index):
-            head = line.waiting.head
-            if head is None or line.promised.head is not None:
-                return None
-            if first is None or head.order < first.order:
-                found, first = line, head
-        if first is None or first.hands or not device.managed:
-            return None
-        shape = first.shape
-        if shape.spec.count != 1 or shape.kind is ClaimKind.CONTEXT:
-            return None
-        return found if needed_beside(device, shape) <= device.capacity else None
 
     # ------------------------------------------------------------------------- promises
 
@@ -264,11 +247,11 @@ class Serving:
         leaving = [
             other
             for index in indices
-            for other in self._occupancy.devices[index].claims.values()
+            for other in self.occupancy.devices[index].claims.values()
             if other.state is ClaimState.EVICTING
         ]
         claim.awaiting = {victim.id: victim for victim in (*leaving, *victims)}
-        self._occupancy.place(claim, indices)
+        self.occupancy.place(claim, indices)
         self.hands.give_way(claim, indices)
         for victim in leaving:
             self.victims.update(victim)
@@ -285,14 +268,14 @@ class Serving:
         line = self.room.line(claim.shape)
         line.promised.discard(claim)
         self._begin(claim, "its evictions are over")
-        self._occupancy.changed(claim)
+        self.occupancy.changed(claim)
         self.actions.append(Grant(claim.id, claim.devices, "its evictions are over"))
         self._move_up(line)
 
     def _break_promise(self, claim: Claim) -> None:
         indices, leaving = claim.devices, claim.awaiting
         claim.awaiting = NOBODY
-        self._occupancy.lift(claim)
+        self.occupancy.lift(claim)
         for victim in leaving.values():
             self.victims.update(victim)
         self.agenda.touch(indices)
@@ -302,9 +285,9 @@ class Serving:
         if claim.shape.spec.indices or line.promised.head is not claim:
             return
         promised = claim.devices
-        self._occupancy.lift(claim)
-        free = free_devices(claim, self._occupancy)
-        self._occupancy.place(claim, promised)
+        self.occupancy.lift(claim)
+        free = free_devices(claim, self.occupancy)
+        self.occupancy.place(claim, promised)
         if len(free) == claim.shape.spec.count and not self._to_be_locked(claim, free):
             indices = _in_order(claim, free)
             line.promised.discard(claim)

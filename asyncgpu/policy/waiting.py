@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar
 
 from .device_inputs import Shape
@@ -22,89 +20,51 @@ class _Waiter(Protocol):
 
 W = TypeVar("W", bound=_Waiter)
 
-# One for each QoS class, and one for those that come back to an old place.
-_MOST_RUNS = 4
-
 
 class WaitQueue(Generic[W]):
     """Waiters in their order.
 
-    They mostly come in the order of a few classes: within one, whoever comes later is served later.
-    So a few sorted runs hold nearly all of them, and coming and being served cost the same however
-    many wait. Whoever fits on the end of no run goes into a heap, at O(log n).
-
-    A discarded waiter leaves its entry behind; such entries are dropped when they come to the front,
-    and all at once when they are the majority, so that waiters that give up behind a stuck head do
-    not pile up.
+    Every operation costs O(log n), amortised. A discarded waiter leaves its entry behind in the
+    heap; such entries are dropped when they come to the top, and all at once when they are the
+    majority, so that waiters that give up behind a stuck head do not pile up.
     """
 
-    __slots__ = ("_entries", "_heap", "_length", "_runs", "head")
+    __slots__ = ("_heap", "_length", "head")
 
     def __init__(self) -> None:
-        self._runs: list[deque[W]] = []
-        self._heap: list[tuple[tuple[float, int], W]] = []
+        # The order laid out flat: comparing nested tuples takes twice as long.
+        self._heap: list[tuple[float, int, W]] = []
         self._length = 0
-        self._entries = 0
         self.head: W | None = None
         """The first waiter; None: nobody waits."""
 
     def push(self, waiter: W) -> None:
         """Add a waiter that stands in no queue."""
         waiter.queue = self
+        heapq.heappush(self._heap, (*waiter.order, waiter))
         self._length += 1
-        self._entries += 1
-        order = waiter.order
-        for run in self._runs:
-            if not run or run[-1].order <= order:
-                run.append(waiter)
-                break
-        else:
-            self._start(waiter)
-        if self.head is None or order < self.head.order:
-            self.head = waiter
+        self.head = self._heap[0][2]
 
     def discard(self, waiter: W) -> None:
         """Take out a waiter that stands in this queue."""
         waiter.queue = None
         self._length -= 1
+        heap = self._heap
         if waiter is self.head:
-            self.head = self._first()
-        elif self._entries > 2 * self._length + 16:
-            self._runs = [deque(self)]
-            self._heap = []
-            self._entries = self._length
+            while heap and heap[0][2].queue is not self:
+                heapq.heappop(heap)
+            self.head = heap[0][2] if heap else None
+        elif len(heap) > 2 * self._length + 16:
+            self._heap = [entry for entry in heap if entry[2].queue is self]
+            heapq.heapify(self._heap)
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[W]:
-        everybody = chain(*self._runs, (waiter for _, waiter in self._heap))
         # Who left and came back has two entries.
-        waiters = {waiter.order: waiter for waiter in everybody if waiter.queue is self}
-        return (waiters[order] for order in sorted(waiters))
-
-    def _start(self, waiter: W) -> None:
-        if len(self._runs) < _MOST_RUNS:
-            self._runs.append(deque((waiter,)))
-        else:
-            heapq.heappush(self._heap, (waiter.order, waiter))
-
-    def _first(self) -> W | None:
-        """Drop the entries at the front of those that have left; return the first waiter."""
-        first: W | None = None
-        for run in self._runs:
-            while run and run[0].queue is not self:
-                run.popleft()
-                self._entries -= 1
-            if run and (first is None or run[0].order < first.order):
-                first = run[0]
-        heap = self._heap
-        while heap and heap[0][1].queue is not self:
-            heapq.heappop(heap)
-            self._entries -= 1
-        if heap and (first is None or heap[0][0] < first.order):
-            first = heap[0][1]
-        return first
+        waiters = {entry[1]: entry[2] for entry in sorted(self._heap) if entry[2].queue is self}
+        return iter(waiters.values())
 
 
 class Line(Generic[W]):
@@ -134,6 +94,11 @@ class WaitingRoom(Generic[W]):
 
     def __bool__(self) -> bool:
         return bool(self._lines)
+
+    @property
+    def sole(self) -> Line[W] | None:
+        """The only line there is; None: there are several, or none."""
+        return next(iter(self._lines.values())) if len(self._lines) == 1 else None
 
     def find(self, shape: Shape) -> Line[W] | None:
         """Return the line of `shape`; None: nobody of that shape waits."""

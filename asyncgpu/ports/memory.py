@@ -98,7 +98,7 @@ class MemoryLedger(Protocol):
         ...
 
     def reserve(self, account: int, nbytes: int) -> bool:
-        """Change what is reserved for it to `nbytes`; False: there is no room for more."""
+        """Change what is reserved for it to `nbytes`; False: no room for more, or it is closed."""
         ...
 
     def headroom(self, account: int) -> int:

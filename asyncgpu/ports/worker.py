@@ -13,6 +13,8 @@ __all__ = [
     "Preparation",
     "Reply",
     "WorkerChannel",
+    "WorkerRoom",
+    "WorkerRooms",
     "WorkerSpec",
     "WorkerStatistics",
     "WorkerTransport",
@@ -113,8 +115,13 @@ class WorkerChannel(Protocol):
         """
         ...
 
-    async def move(self, devices: Sequence[str]) -> Reply:
-        """Run the tool's `to`: ``["cpu"]`` offloads it."""
+    async def move(self, devices: Sequence[str], indices: Sequence[int] = ()) -> Reply:
+        """Run the tool's `to`.
+
+        Args:
+            devices: what torch calls them there.
+            indices: their logical indices; none: it is offloaded to the CPU.
+        """
         ...
 
     def submit(self, items: list[Any], *, seeds: list[int] | None = None) -> Promise[Reply]:
@@ -143,6 +150,52 @@ class WorkerChannel(Protocol):
 
     def kill(self) -> None:
         """End the process group now. Pending replies become `WorkerDied`."""
+        ...
+
+
+class WorkerRoom(Protocol):
+    """Where a worker runs that is a thread of this process: one thread, on its device."""
+
+    @property
+    def open(self) -> bool:
+        """Whether it still takes calls."""
+        ...
+
+    async def call(self, fn: Callable[[], Any]) -> Any:
+        """Call `fn` there, in a copy of the caller's ContextVars; return once its work is done.
+
+        Cancelling returns at once, and means that the room is to be used no more: what has begun
+        cannot be stopped.
+
+        Raises:
+            ContextClosed: somebody else has closed it.
+            Exception: whatever `fn` raises; out of memory, in our words.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Wait for what runs, then give the device and the thread back."""
+        ...
+
+
+class WorkerRooms(Protocol):
+    """Opens rooms."""
+
+    async def open(
+        self, name: str, indices: Sequence[int], *, vram: int | None, timeout: float | None
+    ) -> WorkerRoom:
+        """Open one.
+
+        Args:
+            name: of the worker.
+            indices: the one device that the worker has been given; none: the CPU.
+            vram: bytes reserved there for the worker, and the most it may use; None: no limit.
+            timeout: seconds to wait for these bytes; None: no limit.
+
+        Raises:
+            DeviceError: the device cannot be used.
+            TimeoutError: the bytes were not free in time.
+        """
         ...
 
 

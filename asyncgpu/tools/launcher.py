@@ -1,4 +1,4 @@
-"""`Launcher`: from a tool and its granted devices to a worker process with the tool loaded."""
+"""`Launcher`: from a tool and its granted devices to a worker with the tool loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import anyio
 
 from ..devices.manager import DeviceManager
+from ..errors import RequestError
 from ..policy.crash_loop import CrashLoops
+from ..policy.device_spec import parse_device
 from ..ports import Codec, Driver, Preparation, WorkerChannel, WorkerSpec, WorkerTransport
 from ..settings import Settings
 from ..units import parse_size
@@ -46,12 +48,36 @@ class Launcher:
     """Which tools' workers die as they start."""
     codecs: tuple[Codec, ...] = ()
     """How values of other libraries are pickled with their memory beside them."""
+    threads: bool = False
+    """Its workers are threads of this process."""
 
-    async def launch(self, tool: Tool, indices: tuple[int, ...], name: str) -> WorkerChannel:
-        """Start a process on the devices `indices` (none: the CPU) and load `tool` in it.
+    def check(self, tool: Tool) -> None:
+        """Refuse what a worker in a thread cannot do.
 
         Raises:
-            WorkerStartTimeout: the process did not get ready in time.
+            RequestError: the tool needs a process of its own.
+        """
+        if not self.threads:
+            return
+        several = parse_device(tool.device).count > 1
+        needs = {
+            f"device={tool.device!r}, and a context lives on one GPU": several,
+            f"python={tool.python!r}": tool.python is not None,
+            "an environment of its own (env)": bool(tool.env),
+            "pin_visible_devices": tool.pin_visible_devices,
+        }
+        for what, needed in needs.items():
+            if needed:
+                raise RequestError(
+                    f"{tool.name} cannot run in a thread: it wants {what}; "
+                    "give it to a pool with worker='process'"
+                )
+
+    async def launch(self, tool: Tool, indices: tuple[int, ...], name: str) -> WorkerChannel:
+        """Start a worker on the devices `indices` (none: the CPU) and load `tool` in it.
+
+        Raises:
+            WorkerStartTimeout: it did not get ready in time.
             WorkerDied: it ended before the tool was loaded.
             ToolFailed: the tool's `load` raised.
         """
@@ -82,7 +108,7 @@ class Launcher:
         self, tool: Tool, indices: tuple[int, ...], devices: list[str]
     ) -> Preparation | None:
         """Return what holds the worker to the tool's declared memory, where something can."""
-        if not indices or tool.vram is None:
+        if not indices or tool.vram is None or self.threads:
             return None
         return self.driver.worker_preparation(devices, parse_size(tool.vram, what="vram"))
 

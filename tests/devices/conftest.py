@@ -8,7 +8,9 @@ from functools import partial
 import anyio
 import pytest
 
+from asyncgpu.devices.locks import DeviceLocks
 from asyncgpu.devices.manager import DeviceManager
+from asyncgpu.devices.readings import Readings
 from asyncgpu.ports import DeviceInfo
 from asyncgpu.settings import Settings
 from asyncgpu.units import GB
@@ -73,25 +75,49 @@ def resident():
 
 @pytest.fixture
 def manage():
-    """``async with manage(2) as manager``: two devices of 8 GiB; settings as keywords."""
+    """``async with manage(2) as manager``: two devices of 8 GiB; settings as keywords.
+
+    With `locks`, a folder, devices are locked there; with `free`, a function, the driver is asked.
+    """
 
     @asynccontextmanager
-    async def manage(count=2, *, total=8 * GB, exclusive=(), eviction_timeout=10.0, **settings):
+    async def manage(
+        count=2,
+        *,
+        total=8 * GB,
+        exclusive=(),
+        eviction_timeout=10.0,
+        locks=None,
+        free=None,
+        budget=None,
+        **settings,
+    ):
         inventory = [
-            DeviceInfo(i, f"GPU {i}", f"uuid-{i}", total, exclusive_process=i in exclusive)
+            DeviceInfo(
+                i, f"GPU {i}", f"uuid-{i}", budget or total, exclusive_process=i in exclusive
+            )
             for i in range(count)
         ]
+        totals = dict.fromkeys(range(count), total)
+        uuids = {info.index: info.uuid for info in inventory}
+        held = None if locks is None else DeviceLocks(uuids, locks)
         manager = DeviceManager(
             inventory,
             settings=Settings(**settings),
             clock=anyio.current_time,
             start_soon=lambda fn, *args: host.start_soon(fn, *args),
             eviction_timeout=eviction_timeout,
+            locks=held,
+            readings=None if free is None else Readings(free, totals, clock=anyio.current_time),
         )
         async with anyio.create_task_group() as host:
+            host.start_soon(manager.look_out)
             yield manager
             manager.check_invariants()
             assert manager.status().queue == ()
+            manager.close()
+        if held is not None:
+            held.close()
 
     return manage
 

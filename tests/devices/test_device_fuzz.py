@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 from contextlib import suppress
 
@@ -9,15 +11,52 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from asyncgpu.errors import InfeasibleRequest
+from asyncgpu.errors import DeviceLost, InfeasibleRequest
 from asyncgpu.policy.device_table import DeviceTable
 from asyncgpu.policy.qos import QoSPolicy
 from asyncgpu.units import GB
 
 pytestmark = pytest.mark.anyio
 
-DEVICES = 3
+DEVICES = 4
 ACTORS = 12
+# For the long run: ASYNCGPU_FUZZ_SEEDS=100 pytest tests/devices/test_device_fuzz.py
+SEEDS = int(os.environ.get("ASYNCGPU_FUZZ_SEEDS", "6"))
+
+
+class Outside:
+    """Another program, and a device that may be lost."""
+
+    def __init__(self, folder):
+        folder.chmod(0o700)
+        self.used = {}
+        self.gone = set()
+        self.files = [
+            os.open(folder / f"uuid-{i}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            for i in range(DEVICES)
+        ]
+
+    def free(self, index):
+        if index in self.gone:
+            raise DeviceLost("fallen off the bus")
+        return 8 * GB - self.used.get(index, 0)
+
+    def disturb(self, manager, choice):
+        index = choice(range(DEVICES))
+        self.used[index] = choice([0, 0, GB, 6 * GB])
+        if choice([False, True]):
+            fcntl.flock(self.files[index], fcntl.LOCK_UN)
+        else:
+            with suppress(BlockingIOError):
+                fcntl.flock(self.files[index], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if choice(range(10)) == 0:
+            self.gone.add(DEVICES - 1)
+        manager.suspect()
+
+    def leave(self):
+        for file in self.files:
+            os.close(file)
+        self.used.clear()
 
 
 class Recorder:
@@ -42,8 +81,9 @@ class Recorder:
 class Crowd:
     """Tasks that do random things, and one that cancels them at random."""
 
-    def __init__(self, manager, resident, seed):
+    def __init__(self, manager, resident, outside, seed):
         self.manager = manager
+        self.outside = outside
         self.random = random.Random(seed)
         self.tools = [resident(manager, f"tool {n}", **self.wants()) for n in range(ACTORS)]
         self.scopes = {}
@@ -69,8 +109,12 @@ class Crowd:
     async def act(self, number):
         for _ in range(10):
             # The managed devices may have become too few for it.
-            with suppress(InfeasibleRequest), anyio.CancelScope() as self.scopes[number]:
-                await self.random.choice([self.lease, self.call, self.call, self.reserve])(number)
+            with (
+                suppress(InfeasibleRequest, DeviceLost),
+                anyio.CancelScope() as self.scopes[number],
+            ):
+                acts = [self.lease, self.call, self.call, self.move, self.crash, self.reserve]
+                await self.random.choice(acts)(number)
             await self.pause()
 
     async def lease(self, number):
@@ -91,6 +135,20 @@ class Crowd:
             if tool.allocation is not None:
                 tool.allocation.mark_idle()
 
+    async def move(self, number):
+        """Leave the devices for other ones."""
+        tool = self.tools[number]
+        if tool.allocation is not None:
+            tool.allocation.release()
+        await self.call(number)
+
+    async def crash(self, number):
+        """End in the middle of a call."""
+        tool = self.tools[number]
+        if tool.allocation is not None and tool.allocation.mark_busy():
+            await self.pause()
+            tool.allocation.release()
+
     async def reserve(self, number):
         vram = self.random.choice([0, GB])
         allocation = await self.manager.reserve(
@@ -109,6 +167,9 @@ class Crowd:
                 self.scopes[self.random.choice(sorted(self.scopes))].cancel()
             if self.random.random() < 0.02:
                 self.reconfigure()
+            if self.random.random() < 0.02:
+                self.outside.disturb(self.manager, self.random.choice)
+        self.outside.leave()
 
     def reconfigure(self):
         count = self.random.randint(1, DEVICES)
@@ -118,12 +179,13 @@ class Crowd:
         )
 
 
-@pytest.mark.parametrize("seed", range(12))
-async def test_nothing_is_lost_and_it_replays(manage, resident, seed):
-    async with manage(DEVICES) as manager:
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_nothing_is_lost_and_it_replays(manage, resident, tmp_path, seed):
+    outside = Outside(tmp_path)
+    async with manage(DEVICES, locks=tmp_path, free=outside.free) as manager:
         performer = manager._performer
         recorder = performer.table = Recorder(performer.table)
-        crowd = Crowd(manager, resident, seed)
+        crowd = Crowd(manager, resident, outside, seed)
         async with anyio.create_task_group() as disturbing:
             disturbing.start_soon(crowd.disturb)
             async with anyio.create_task_group() as tasks:
@@ -138,5 +200,5 @@ async def test_nothing_is_lost_and_it_replays(manage, resident, seed):
         assert not performer._allocations
         assert not performer._asking
 
-    again = DeviceTable(dict.fromkeys(range(DEVICES), 8 * GB))
+    again = DeviceTable(dict.fromkeys(range(DEVICES), 8 * GB), locks=True)
     assert [again.handle(told, now) for told, now in recorder.inputs] == recorder.actions

@@ -233,7 +233,7 @@ int64_t asyncgpu_reserve(int64_t number, int64_t size)
     if (account == NULL)
         return UNKNOWN;
     int64_t grows = larger(account->used, size) - commitment(account);
-    if (size > account->reserved && grows > unclaimed(account))
+    if (size > account->reserved && (account->closed || grows > unclaimed(account)))
         return unlocked(REFUSED);
     set_reserved(account, size);
     return unlocked(DONE);
