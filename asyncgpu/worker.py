@@ -2,6 +2,9 @@
 
 Outside a worker nobody cancels and nobody listens, so `cancelled` and `progress` do nothing there
 and a tool's code runs unchanged; only `call` needs a program above it.
+
+In a worker that is a thread of the program, a helper thread of the tool has to carry its
+ContextVars for this, as those of ``asyncio.to_thread`` and ``Context.run`` do.
 """
 
 from __future__ import annotations
@@ -10,8 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .errors import RequestError
-from .workers.runs import process_runs
-from .workers.uplink import process_uplink
+from .workers.inside import inside
 
 __all__ = ["call", "cancelled", "progress"]
 
@@ -36,12 +38,12 @@ def call(tool: Any, items: Iterable[Any]) -> list[Any]:
         WorkerError: nobody wants the answer any more.
         PartialFailure: some items failed; it holds the answers of the others.
     """
-    uplink = process_uplink()
-    if uplink is None:
+    worker = inside()
+    if worker is None:
         raise RequestError(
             "asyncgpu.worker.call works inside Tool.run, in a worker; elsewhere `await tool(items)`"
         )
-    return uplink.call(tool, items)
+    return worker.caller.call(tool, items)
 
 
 def cancelled() -> bool:
@@ -50,8 +52,8 @@ def cancelled() -> bool:
     Cooperative: a long `run` asks now and then, and returns or raises early. Callable from any
     thread of the tool.
     """
-    runs = process_runs()
-    return runs is not None and runs.cancelled()
+    worker = inside()
+    return worker is not None and worker.runs.cancelled()
 
 
 def progress(done: float, total: float) -> None:
@@ -60,6 +62,6 @@ def progress(done: float, total: float) -> None:
     Reports that follow each other within 50 ms are dropped, except for the last one
     (``done >= total``). Callable from any thread of the tool.
     """
-    runs = process_runs()
-    if runs is not None:
-        runs.progress(done, total)
+    worker = inside()
+    if worker is not None:
+        worker.runs.progress(done, total)

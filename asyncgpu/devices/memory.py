@@ -112,10 +112,8 @@ class DeviceMemory:
         if not self._waiting or self._serving_soon:
             return
         self._serving_soon = True
-        if self._loop.here():
-            # Not at once: this may be a finaliser in the middle of serving.
-            self._loop.soon(self._serve)
-        elif not self._loop.call(self._serve):
+        # Not at once: this may be a finaliser in the middle of serving.
+        if not self._loop.later(self._serve):
             self._serving_soon = False
 
     # --------------------------------------------------------------------------------- waiting

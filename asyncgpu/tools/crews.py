@@ -65,6 +65,7 @@ class Crews:
         """
         if self._closed:
             raise RequestError(f"{tool.name}: the pool or block of its workers was closed")
+        self._launcher.check(tool)
         key: Hashable = _key(tool, instance) if self.stays(tool) else object()
         crew = self._crews.get(key)
         if crew is None:
@@ -106,6 +107,7 @@ class Crews:
             among=self._among,
             group=(id(self), key),
             pinned=self._pinned,
+            in_process=self._launcher.threads,
         )
 
 

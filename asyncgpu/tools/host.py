@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import anyio
 
 from .. import ambient
 from ..policy.device_spec import parse_device
+from ..ports import WorkerTransport
 from .launcher import Launcher
 from .stats import PoolStats
 from .tool import Tool
@@ -19,8 +21,15 @@ __all__ = ["ToolHost", "host_of_task"]
 class ToolHost:
     """Opens workforces, and closes those that are still open with the runtime."""
 
-    def __init__(self, launcher: Launcher) -> None:
+    def __init__(self, launcher: Launcher, threads: WorkerTransport) -> None:
+        """Begin with no pool or block open.
+
+        Args:
+            launcher: what the runtime provides; its workers are processes.
+            threads: has workers that are threads of this process.
+        """
         self.launcher = launcher
+        self._thread_launcher = replace(launcher, transport=threads, threads=True)
         self.default_pool: Any = None
         """The `ToolPool` that tools called outside any pool use."""
         self._open: list[Workforce] = []
@@ -29,9 +38,14 @@ class ToolHost:
         self.one_shot = self.open(seats=one_seat, keeps=False, serve=self.answer)
         """Workers of calls outside any pool or block; each ends with its call."""
 
-    def open(self, **options: Any) -> Workforce:
-        """Return a new `Workforce`; its parameters are `options`."""
-        staff = Workforce(self.launcher, **options)
+    def open(self, *, threads: bool = False, **options: Any) -> Workforce:
+        """Return a new `Workforce`.
+
+        Args:
+            threads: its workers are threads of this process.
+            options: the parameters of `Workforce`.
+        """
+        staff = Workforce(self._thread_launcher if threads else self.launcher, **options)
         self._open.append(staff)
         return staff
 

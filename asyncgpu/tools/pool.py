@@ -57,7 +57,11 @@ class ToolPool:
             gpus: ``"all"`` managed GPUs, the first so many of them, a list such as
                 ``["cuda:0", "cuda:2"]``, or 0 for none.
             cpus: CPU threads for tools on the CPU; None: all that this process may use.
-            worker: ``"process"``: each worker is a process of its own.
+            worker: ``"process"``: each worker is a process of its own. ``"thread"``: a thread of
+                this one, inside an `ExecutionContext` on its GPU. Items and answers are then the
+                very objects, and a declared `vram` is a budget that is enforced; but the GIL is
+                shared, a fault of a tool is the program's, and what runs cannot be killed: where
+                a process would be, a thread is abandoned, and ends when its call returns.
             keep_warm: its idle workers are never evicted for somebody else.
             default: tools called anywhere in the runtime use this pool.
             retries: how often an item is run again after its worker died, before it is given up.
@@ -69,8 +73,9 @@ class ToolPool:
         """
         self._gpus = check_gpus(gpus)
         self._cpus = _check_count("cpus", cpus, least=1) or len(os.sched_getaffinity(0))
-        if worker != "process":
-            raise InvalidRequest(f"worker: {worker!r} is not a kind of worker; write 'process'")
+        if worker not in ("process", "thread"):
+            raise InvalidRequest(f"worker: {worker!r} is neither 'process' nor 'thread'")
+        self._threads = worker == "thread"
         self._keep_warm = keep_warm
         self._default = default
         self._retries = _check_count("retries", retries, least=0) or 0
@@ -89,6 +94,7 @@ class ToolPool:
         if self._cache is not None:
             self._cache.attach()
         self._staff = host.open(
+            threads=self._threads,
             seats=partial(seats_for, indices=self._indices, cpus=self._cpus),
             among=frozenset(self._indices),
             retries=self._retries,
@@ -164,7 +170,7 @@ class ToolPool:
             progress: True for a bar on standard error, or a callable that takes a `Progress`.
             seed: item *i* gets a seed derived from ``(seed, i)``; nothing is merged.
             cancel_grace: seconds after which a worker that still runs a cancelled micro-batch is
-                killed; None: it finishes, and its process stays warm.
+                killed, or abandoned if it is a thread; None: it finishes, and stays warm.
             look_ahead: how many items of an iterator may be out: drawn, and their results not yet
                 taken. None: four micro-batches for each worker.
 

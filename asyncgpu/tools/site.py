@@ -23,6 +23,7 @@ class Site:
         among: frozenset[int] | None,
         group: Hashable,
         pinned: bool,
+        in_process: bool = False,
     ) -> None:
         """Describe it.
 
@@ -32,12 +33,14 @@ class Site:
             among: the devices that may be used; None: all managed ones.
             group: tells the crew's own claims: at most one of them stands on a device.
             pinned: idle workers are never evicted.
+            in_process: workers are threads of this process, in contexts.
         """
         self._devices = devices
         self._tool = tool
         self._among = among
         self._group = group
         self._pinned = pinned
+        self._in_process = in_process
 
     @property
     def needs_devices(self) -> bool:
@@ -60,6 +63,7 @@ class Site:
             vram=self._tool.vram,
             among=self._among if only is None else only,
             group=self._group,
+            in_process=self._in_process,
         )
         allocation.pinned = self._pinned
         return allocation
@@ -95,7 +99,11 @@ class Site:
         """
         # Outside the crew's group, of which only one may stand on a device.
         allocation = await self._devices.acquire(
-            device_names(indices), owner=owner, vram=self._tool.vram, timeout=0
+            device_names(indices),
+            owner=owner,
+            vram=self._tool.vram,
+            timeout=0,
+            in_process=self._in_process,
         )
         allocation.pinned = self._pinned
         return allocation

@@ -212,9 +212,9 @@ class Station:
         assert self._channel is not None
         assert self._allocation is not None
         began = self._launcher.clock()
-        reply = await self._channel.move(
-            self._launcher.device_names(self._tool, self._allocation.indices)
-        )
+        indices = self._allocation.indices
+        names = self._launcher.device_names(self._tool, indices)
+        reply = await self._channel.move(names, indices)
         if reply.error is None:
             self._span("restore", began, "load")
             return

@@ -133,8 +133,8 @@ class ProcessChannel:
         prepared = None if preparation is None else tuple(preparation)
         return await self._request(Kind.LOAD, (tool, tuple(devices), prepared))
 
-    async def move(self, devices: Sequence[str]) -> Reply:
-        return await self._request(Kind.MOVE, tuple(devices))
+    async def move(self, devices: Sequence[str], indices: Sequence[int] = ()) -> Reply:
+        return await self._request(Kind.MOVE, (tuple(devices), tuple(indices)))
 
     def submit(self, items: list[Any], *, seeds: list[int] | None = None) -> Promise[Reply]:
         return self._request(Kind.RUN, (items, seeds))

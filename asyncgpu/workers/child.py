@@ -16,14 +16,13 @@ import pickle
 import sys
 from typing import Any
 
-from . import runs as this_process
-from . import uplink as its_uplink
 from .blocking_lane import BlockingLane
 from .child_control import ControlThread, die_with_program
 from .exchange import Exchange, Parcel
 from .failure import describe_failure
 from .handshake import GREETING, Descriptors, Setup
 from .hosting import ToolHost
+from .inside import Inside, become_worker
 from .pickling import find_codecs
 from .runs import Runs
 from .uplink import Uplink
@@ -52,8 +51,7 @@ def main(*descriptors: int) -> None:
     )
     host = ToolHost()
     uplink = Uplink(control, exchange, runs, host)
-    this_process.become_worker(runs)
-    its_uplink.become_caller(uplink)
+    become_worker(Inside(runs, uplink))
     ControlThread(control, exchange, runs, uplink).start()
     server = _Server(exchange, runs, host)
     for frame in frames:
@@ -117,7 +115,7 @@ class _Server:
         if kind == Kind.LOAD:
             self._host.load(*value)
         else:
-            self._host.move(value)
+            self._host.move(*value)
         return None
 
     def _failed(self, frame: Frame, seconds: float, error: BaseException) -> bytes | Parcel:

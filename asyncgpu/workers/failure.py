@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 
 from ..errors import ToolFailed, ToolOutOfMemory
 
-__all__ = ["Failure", "describe_failure", "to_exception", "to_tool_failed", "unreadable"]
+__all__ = [
+    "Failure",
+    "describe_failure",
+    "failed_here",
+    "to_exception",
+    "to_tool_failed",
+    "unreadable",
+]
 
 
 class Failure(NamedTuple):
@@ -53,13 +60,23 @@ def describe_failure(
 
 def to_tool_failed(tool: str, failure: Failure) -> ToolFailed:
     """Return the error for the caller, with the remote exception as its cause if it survived."""
-    kind = ToolOutOfMemory if failure.out_of_memory else ToolFailed
-    error = kind(tool, failure.exception_type, failure.message, failure.traceback)
-    cause = error.__cause__ = _unpickled(failure)
-    if isinstance(error, ToolOutOfMemory):
-        error.requested = getattr(cause, "requested", 0)
-        error.available = getattr(cause, "available", 0)
-    return error
+    return _caused_by(_unpickled(failure), tool, failure)
+
+
+def failed_here(tool: str, error: BaseException) -> ToolFailed:
+    """Return the error for the caller, where the tool has raised in this very process.
+
+    Its frames are let go: whoever keeps the error would keep what the tool's variables hold.
+    """
+    failure = Failure(
+        _qualified_name(type(error)),
+        _message(error),
+        _traceback(error),
+        None,
+        _is_out_of_memory(error),
+    )
+    _forget_frames(error)
+    return _caused_by(error, tool, failure)
 
 
 def to_exception(tool: str, failure: Failure) -> Exception:
@@ -74,6 +91,28 @@ def unreadable(tool: str, cause: Exception) -> ToolFailed:
     error = ToolFailed(tool, _qualified_name(type(cause)), message, _traceback(cause))
     error.__cause__ = cause
     return error
+
+
+def _caused_by(cause: BaseException | None, tool: str, failure: Failure) -> ToolFailed:
+    kind = ToolOutOfMemory if failure.out_of_memory else ToolFailed
+    error = kind(tool, failure.exception_type, failure.message, failure.traceback)
+    error.__cause__ = cause
+    if isinstance(error, ToolOutOfMemory):
+        error.requested = getattr(cause, "requested", 0)
+        error.available = getattr(cause, "available", 0)
+    return error
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Take the tracebacks off `error` and off everything that it was raised from."""
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        each = left.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = None
+            left += (each.__cause__, each.__context__)
 
 
 def _unpickled(failure: Failure) -> BaseException | None:

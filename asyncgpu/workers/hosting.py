@@ -34,11 +34,11 @@ class ToolHost:
         tool.load(devices[0])
         self._tool = tool
 
-    def move(self, devices: Sequence[str]) -> None:
-        """Run the tool's `to`; afterwards it stands on `devices`."""
+    def move(self, devices: Sequence[str], indices: Sequence[int] = ()) -> None:
+        """Run the tool's `to`; afterwards it stands on `devices`, which are `indices` to us."""
         tool = self._loaded()
         tool.to(devices[0])
-        tool.devices = tuple(devices)
+        tool.devices, tool.indices = tuple(devices), tuple(indices)
 
     def run(self, items: list[Any], seeds: list[int] | None) -> list[Any]:
         """Return the answers to `items`.

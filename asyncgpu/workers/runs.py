@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["Runs", "become_worker", "process_runs"]
+__all__ = ["Runs"]
 
 # A tool may report every item; a person or a dashboard sees no more than this.
 _PROGRESS_INTERVAL = 0.05
@@ -19,7 +19,7 @@ _PROGRESS_INTERVAL = 0.05
 class Runs:
     """The requests of one worker, by their ids, which rise."""
 
-    def __init__(self, send_progress: Callable[[int, float, float], None]) -> None:
+    def __init__(self, send_progress: Callable[[int, float, float], object]) -> None:
         self._send_progress = send_progress
         self._current: int | None = None
         self._began = 0.0
@@ -78,17 +78,3 @@ class Runs:
     def busy_seconds(self) -> float | None:
         """How long the current request has been running; None: idle."""
         return None if self._current is None else self.elapsed()
-
-
-_this_process: Runs | None = None
-
-
-def process_runs() -> Runs | None:
-    """Return the runs of the worker that this process is; None: it is none."""
-    return _this_process
-
-
-def become_worker(runs: Runs) -> None:
-    """Make `runs` those of this process. A worker does it once, when it starts."""
-    global _this_process
-    _this_process = runs

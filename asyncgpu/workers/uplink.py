@@ -19,7 +19,7 @@ from .hosting import ToolHost
 from .runs import Runs
 from .wire import Frame, Kind
 
-__all__ = ["OWN_TOOL", "Uplink", "become_caller", "process_uplink"]
+__all__ = ["OWN_TOOL", "Uplink", "not_wanted"]
 
 OWN_TOOL = 0
 """The number of the worker's own tool, which is loaded here and must not be sent."""
@@ -55,13 +55,13 @@ class Uplink:
         try:
             # Looked at after it is known as waiting: so either this or `abandon` sees the other.
             if self._runs.cancelled():
-                raise _not_wanted(tool)
+                raise not_wanted(tool)
             self._send(Kind.CALL, number, (within, self._number_of(tool), list(items)))
             waiting.over.wait()
         finally:
             del self._waiting[number]
         if waiting.answer is None:
-            raise _not_wanted(tool)
+            raise not_wanted(tool)
         well, value = self._exchange.unpack(waiting.answer)
         if not well:
             raise to_exception(_name(tool), value)
@@ -115,19 +115,6 @@ def _name(tool: Any) -> str:
     return getattr(tool, "name", None) or type(tool).__qualname__
 
 
-def _not_wanted(tool: Any) -> WorkerError:
+def not_wanted(tool: Any) -> WorkerError:
+    """Return the error of a nested call whose outer call has been cancelled."""
     return WorkerError(f"{_name(tool)}: the call that it was called from was cancelled")
-
-
-_this_process: Uplink | None = None
-
-
-def process_uplink() -> Uplink | None:
-    """Return the uplink of the worker that this process is; None: it is none."""
-    return _this_process
-
-
-def become_caller(uplink: Uplink) -> None:
-    """Make `uplink` that of this process. A worker does it once, when it starts."""
-    global _this_process
-    _this_process = uplink

@@ -139,3 +139,27 @@ def test_an_impossible_order_leaves_the_ledger_usable(fails):
     with pytest.raises(Exception, match="impossible"):
         getattr(ledger, fails)(99, 10)
     assert ledger.charge(account, 10)
+
+
+def test_a_finaliser_that_reads_in_the_middle_of_a_decision_gets_an_answer(monkeypatch):
+    """It may be anybody's: a model's, that logs what its context uses."""
+    ledger = LockedLedger(1000)
+    account = ledger.open(cap=500)
+    decide, seen = Budget.charge, []
+
+    class Curious(Tensor):
+        def __del__(self):
+            seen.append((self.ledger.used, self.ledger.available, self.ledger.headroom(account)))
+
+    def collect_and_decide(self, *args):
+        Curious(ledger, account)
+        gc.collect()
+        return decide(self, *args)
+
+    monkeypatch.setattr(Budget, "charge", collect_and_decide)
+    thread = threading.Thread(target=ledger.charge, args=(account, 5), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "the finaliser waits for the lock that its own thread holds"
+    assert seen == [(0, 1000, 500)]
+    assert ledger.used == 5

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 import pytest
 
@@ -199,3 +202,83 @@ async def test_a_lease_waits_for_what_contexts_use_above_their_reservations(memo
             await blocked()
             assert memory.waiting == 1
             ledger.credit(burst, 100)
+
+
+async def test_memory_freed_while_the_driver_is_asked_is_not_lost(memory, ledger, driver, hog):
+    """What it said then must not become a limit that nobody ever lifts."""
+    free = driver.free
+
+    def ask_slowly():
+        answer = free()
+        ledger.credit(hog, 600)
+        return answer
+
+    memory.capacity._free_memory = ask_slowly
+    assert memory.available == 600
+    memory.capacity._free_memory = free
+    assert ledger.charge(ledger.open(), 600)
+
+
+async def test_a_wake_up_that_is_seen_to_at_once_does_not_stop_the_next_one(memory, ledger, hog):
+    """The loop may serve before the thread that has called for it goes on."""
+
+    class Quick:
+        def later(self, fn, *args):
+            fn(*args)
+            return True
+
+    memory._loop = Quick()
+    accounts = [ledger.open(), ledger.open()]
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            for account in accounts:
+                tasks.start_soon(memory.secure, account, 300, BURST)
+                await blocked()
+            for _ in accounts:
+                await anyio.to_thread.run_sync(ledger.credit, hog, 300)
+
+
+async def test_the_waiters_of_an_account_can_be_dismissed(memory, ledger, hog):
+    closing, other = ledger.open(), ledger.open()
+    open_, ended = [True], []
+
+    def check():
+        if not open_[0]:
+            raise ValueError("closing")
+
+    async def wait():
+        with pytest.raises(ValueError, match="closing"):
+            await memory.secure(closing, 900, GUARANTEED, check=check)
+        ended.append(closing)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            tasks.start_soon(wait)
+            await blocked()
+            tasks.start_soon(memory.secure, other, 300, BURST)
+            ledger.credit(hog, 300)
+            await blocked()
+            open_[0] = False
+            memory.dismiss(closing)
+            memory.close(closing)
+    assert ended == [closing, closing]
+    assert ledger.read(other).reserved == 300
+
+
+async def test_who_waits_in_another_event_loop_is_woken_there(memory, ledger, hog):
+    account, done = ledger.open(), threading.Event()
+
+    def other_loop():
+        with anyio.from_thread.start_blocking_portal() as portal:
+            portal.call(memory.secure, account, 600, BURST)
+        done.set()
+
+    thread = threading.Thread(target=other_loop, daemon=True)
+    thread.start()
+    with anyio.fail_after(10):
+        while not memory.waiting:
+            await anyio.to_thread.run_sync(lambda: None)
+        ledger.credit(hog, 600)
+        await anyio.to_thread.run_sync(done.wait, 10)
+    assert ledger.read(account).reserved == 600

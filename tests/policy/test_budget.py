@@ -111,6 +111,16 @@ def test_a_closed_account_stays_charged_until_what_it_uses_is_credited(budget):
     assert budget.account(account) is None
 
 
+def test_nothing_is_reserved_for_a_closed_account(budget):
+    account = budget.open(reserved=300)
+    budget.charge(account, 100)
+    budget.close(account)
+    assert not budget.reserve(account, 300)
+    assert budget.available == 900
+    budget.credit(account, 100)
+    assert budget.available == CAPACITY
+
+
 def test_an_unused_account_is_gone_when_it_is_closed(budget):
     account = budget.open(reserved=300)
     budget.close(account)

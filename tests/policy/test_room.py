@@ -99,3 +99,54 @@ def test_a_demand_that_is_withdrawn_makes_way(queue, shares, hog):
 def test_what_the_account_uses_already_counts(queue, shares, hog):
     demand = queue.add(hog, 1000, BURST, 0.0)
     assert queue.serve() == [demand]
+
+
+def test_who_is_no_longer_first_gives_back_what_he_has_gathered(queue, shares, hog):
+    """Else two would hold what each of them lacks, and neither would ever be served."""
+    first = queue.add(shares.open(), 600, BURST, 0.0)
+    shares.credit(hog, 500)
+    assert queue.serve() == []
+    better = queue.add(shares.open(), 400, GUARANTEED, 1.0)
+    assert queue.serve() == [better]
+    assert shares.account(first.account).reserved == 100, "what was left"
+    shares.credit(hog, 500)
+    assert queue.serve() == [first]
+
+
+def test_what_was_given_for_good_stays_when_a_demand_for_more_makes_way(queue, shares, hog):
+    account = shares.open()
+    shares.credit(hog, 500)
+    queue.add(account, 200, BURST, 0.0)
+    queue.serve()
+    more = queue.add(account, 700, BURST, 1.0)
+    queue.serve()
+    assert shares.account(account).reserved == 500
+    queue.withdraw(more)
+    assert shares.account(account).reserved == 200
+    queue.lower(account, 50)
+    assert shares.account(account).reserved == 50
+
+
+def test_of_two_demands_of_one_account_the_first_that_is_met_stays_met(queue, shares, hog):
+    account = shares.open()
+    queue.add(account, 300, BURST, 0.0)
+    large = queue.add(account, 900, BURST, 1.0)
+    shares.credit(hog, 500)
+    queue.serve()
+    queue.withdraw(large)
+    assert shares.account(account).reserved == 300
+
+
+def test_all_demands_of_an_account_can_be_withdrawn(queue, shares, hog):
+    closing, other = shares.open(), shares.open()
+    for now in range(3):
+        queue.add(closing, 400, GUARANTEED, now)
+    waiting = queue.add(other, 400, BEST, 0.0)
+    shares.credit(hog, 300)
+    queue.serve()
+    queue.withdraw_all(closing)
+    queue.forget(closing)
+    shares.close(closing)
+    assert shares.account(closing) is None
+    shares.credit(hog, 100)
+    assert queue.serve() == [waiting]

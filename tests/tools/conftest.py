@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from asyncgpu import Runtime, Settings
+from asyncgpu import Runtime, Settings, ToolPool
 from asyncgpu.testing import gate
 
 
@@ -42,6 +43,12 @@ async def rt(anyio_backend, settings):
     assert child_processes() <= children
     assert threading.active_count() <= threads + ANYIO_THREADS
     assert open_descriptors() <= descriptors + FIRST_TIME
+
+
+@pytest.fixture(params=["process", "thread"])
+def new_pool(request):
+    """`ToolPool` with workers of either kind, which behave alike."""
+    return partial(ToolPool, worker=request.param)
 
 
 # anyio keeps its worker threads for reuse; they are not ours to end.

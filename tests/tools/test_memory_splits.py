@@ -9,7 +9,7 @@ import pytest
 import sample_tools
 
 import asyncgpu
-from asyncgpu import Settings, ToolPool
+from asyncgpu import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -25,32 +25,32 @@ def big_batches(**attributes):
     return tool
 
 
-async def test_a_batch_that_does_not_fit_is_run_in_halves(rt):
-    async with ToolPool(["cuda:0"]) as pool:
+async def test_a_batch_that_does_not_fit_is_run_in_halves(rt, new_pool):
+    async with new_pool(["cuda:0"]) as pool:
         answers = await pool.run(big_batches(), range(32))
     assert [item for item, _, _ in answers] == list(range(32))
     # 16 does not fit, nor does 8; 4 does, and from then on nothing larger is sent.
     assert {size for _, size, _ in answers} == {4}
 
 
-async def test_a_tools_own_words_around_it_do_not_hide_it(rt):
+async def test_a_tools_own_words_around_it_do_not_hide_it(rt, new_pool):
     tool = sample_tools.OneByteEach(room=4, wrapped=True)
     tool.max_batch = 8
-    async with ToolPool(["cuda:0"]) as pool:
+    async with new_pool(["cuda:0"]) as pool:
         answers = await pool.run(tool, range(8))
     assert {size for _, size, _ in answers} == {4}
 
 
-async def test_an_item_too_large_by_itself_goes_to_a_larger_device(rt):
-    async with ToolPool() as pool:
+async def test_an_item_too_large_by_itself_goes_to_a_larger_device(rt, new_pool):
+    async with new_pool() as pool:
         with anyio.fail_after(60):
             answers = await pool.run(big_batches(), ["a", "giant", "b"])
     where = {item: devices for item, _, devices in answers}
     assert where["giant"] == (1,)
 
 
-async def test_a_larger_device_that_nobody_needed_yet_is_got_for_it(rt):
-    async with ToolPool() as pool:
+async def test_a_larger_device_that_nobody_needed_yet_is_got_for_it(rt, new_pool):
+    async with new_pool() as pool:
         async with rt.lease("cuda:1"):
             [(_, _, devices)] = await pool.run(sample_tools.OneByteEach(), ["a"])
             assert devices == (0,)  # where the only worker stays
@@ -81,14 +81,14 @@ async def until_queued(rt):
         await anext(changes)
 
 
-async def test_an_item_waits_for_a_larger_device_that_is_held(rt):
+async def test_an_item_waits_for_a_larger_device_that_is_held(rt, new_pool):
     tool, answers = sample_tools.OneByteEach(), []
 
     async def run(pool):
         answers.extend(await pool.run(tool, ["giant"]))
 
     async with (
-        ToolPool() as pool,
+        new_pool() as pool,
         anyio.create_task_group() as tasks,
         held_by_another_task(rt, "cuda:1"),
     ):
@@ -100,10 +100,10 @@ async def test_an_item_waits_for_a_larger_device_that_is_held(rt):
     assert answers == [("giant", 1, (1,))]
 
 
-async def test_a_caller_who_stops_waiting_for_a_larger_device_leaves_nothing(rt):
+async def test_a_caller_who_stops_waiting_for_a_larger_device_leaves_nothing(rt, new_pool):
     tool = sample_tools.OneByteEach()
     with anyio.fail_after(60):
-        async with ToolPool() as pool, held_by_another_task(rt, "cuda:1"):
+        async with new_pool() as pool, held_by_another_task(rt, "cuda:1"):
             await pool.run(tool, ["a"])
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(pool.run, tool, ["giant"])
@@ -113,8 +113,8 @@ async def test_a_caller_who_stops_waiting_for_a_larger_device_leaves_nothing(rt)
             assert not rt.devices.status().queue
 
 
-async def test_where_there_is_no_larger_device_only_that_item_fails(rt):
-    async with ToolPool(["cuda:0"]) as pool:
+async def test_where_there_is_no_larger_device_only_that_item_fails(rt, new_pool):
+    async with new_pool(["cuda:0"]) as pool:
         with pytest.raises(asyncgpu.PartialFailure) as caught:
             await pool.run(big_batches(), ["a", "b", "giant", "c"])
     failure = caught.value
@@ -127,14 +127,14 @@ async def test_where_there_is_no_larger_device_only_that_item_fails(rt):
     assert "OutOfDeviceMemory" in error.remote_traceback
 
 
-async def test_host_memory_too(rt):
-    async with ToolPool(0, cpus=2) as pool:
+async def test_host_memory_too(rt, new_pool):
+    async with new_pool(0, cpus=2) as pool:
         with pytest.raises(asyncgpu.ToolOutOfMemory) as caught:
             await pool.call(sample_tools.OutOfHostMemory(), 1)
     assert caught.value.device == "cpu"
 
 
-async def test_single_calls_that_were_batched_are_split_too(rt, gates):
+async def test_single_calls_that_were_batched_are_split_too(rt, gates, new_pool):
     entered, leave = gates
     tool = sample_tools.HeldOneByteEach(entered, leave)
     answers = []
@@ -142,7 +142,7 @@ async def test_single_calls_that_were_batched_are_split_too(rt, gates):
     async def call(pool, item):
         answers.append(await pool.call(tool, item))
 
-    async with ToolPool(["cuda:0"]) as pool, anyio.create_task_group() as tasks:
+    async with new_pool(["cuda:0"]) as pool, anyio.create_task_group() as tasks:
         tasks.start_soon(call, pool, "first")
         await entered.wait()
         for item in range(8):
@@ -152,14 +152,14 @@ async def test_single_calls_that_were_batched_are_split_too(rt, gates):
     assert sorted(size for _, size, _ in answers) == [1] + [4] * 8
 
 
-async def test_a_single_call_goes_to_a_larger_device(rt):
-    async with ToolPool() as pool:
+async def test_a_single_call_goes_to_a_larger_device(rt, new_pool):
+    async with new_pool() as pool:
         with anyio.fail_after(60):
             _, _, devices = await pool.call(sample_tools.OneByteEach(), "giant")
     assert devices == (1,)
 
 
-async def test_a_single_call_that_fits_nowhere_fails(rt):
-    async with ToolPool(["cuda:0"]) as pool:
+async def test_a_single_call_that_fits_nowhere_fails(rt, new_pool):
+    async with new_pool(["cuda:0"]) as pool:
         with pytest.raises(asyncgpu.ToolOutOfMemory):
             await pool.call(sample_tools.OneByteEach(), "giant")

@@ -14,12 +14,12 @@ from asyncgpu import ToolPool
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_lone_call_is_answered(rt):
-    async with ToolPool() as pool:
+async def test_a_lone_call_is_answered(rt, new_pool):
+    async with new_pool() as pool:
         assert await pool.call(sample_tools.Square(), 3) == 9
 
 
-async def test_calls_that_queue_while_the_worker_is_busy_go_together(rt, gates):
+async def test_calls_that_queue_while_the_worker_is_busy_go_together(rt, gates, new_pool):
     entered, leave = gates
     tool = sample_tools.GatedOnce(entered, leave)
     sizes = []
@@ -27,7 +27,7 @@ async def test_calls_that_queue_while_the_worker_is_busy_go_together(rt, gates):
     async def call(pool, item):
         sizes.append(await pool.call(tool, item))
 
-    async with ToolPool(1) as pool, anyio.create_task_group() as tasks:
+    async with new_pool(1) as pool, anyio.create_task_group() as tasks:
         tasks.start_soon(call, pool, 0)
         await entered.wait()
         for item in range(1, 5):
@@ -37,7 +37,7 @@ async def test_calls_that_queue_while_the_worker_is_busy_go_together(rt, gates):
     assert sizes == [1, 4, 4, 4, 4]
 
 
-async def test_a_poison_does_not_fail_its_batch_mates(rt, gates):
+async def test_a_poison_does_not_fail_its_batch_mates(rt, gates, new_pool):
     entered, leave = gates
     tool = sample_tools.GatedOnce(entered, leave)
     outcomes = {}
@@ -48,7 +48,7 @@ async def test_a_poison_does_not_fail_its_batch_mates(rt, gates):
         except asyncgpu.ToolFailed as error:
             outcomes[item] = error
 
-    async with ToolPool(1) as pool, anyio.create_task_group() as tasks:
+    async with new_pool(1) as pool, anyio.create_task_group() as tasks:
         tasks.start_soon(call, pool, 0)
         await entered.wait()
         for item in ("a", "bad", "b"):
@@ -71,10 +71,10 @@ async def test_a_call_whose_worker_died_once_is_answered(rt, tmp_path):
         assert await pool.call(sample_tools.DiesOnce(str(tmp_path / "mark")), 1) == 2
 
 
-async def test_a_full_queue_refuses_and_says_when_to_come_back(rt, gates):
+async def test_a_full_queue_refuses_and_says_when_to_come_back(rt, gates, new_pool):
     entered, leave = gates
     tool = sample_tools.Gated(entered, leave)
-    async with ToolPool(1, max_queue=2) as pool, anyio.create_task_group() as tasks:
+    async with new_pool(1, max_queue=2) as pool, anyio.create_task_group() as tasks:
         tasks.start_soon(pool.call, tool, 0)
         await entered.wait()
         for item in (1, 2):
@@ -86,7 +86,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back(rt, gates):
         leave.open()
 
 
-async def test_higher_priority_goes_first(rt, gates):
+async def test_higher_priority_goes_first(rt, gates, new_pool):
     entered, leave = gates
     tool = sample_tools.Gated(entered, leave)
     order = []
@@ -94,7 +94,7 @@ async def test_higher_priority_goes_first(rt, gates):
     async def call(pool, item, priority):
         order.append((await pool.call(tool, item, priority=priority))[0])
 
-    async with ToolPool(1) as pool, anyio.create_task_group() as tasks:
+    async with new_pool(1) as pool, anyio.create_task_group() as tasks:
         tasks.start_soon(call, pool, "first", 0)
         await entered.wait()
         for item, priority in (("low", 0), ("high", 5), ("middle", 1)):
@@ -104,7 +104,7 @@ async def test_higher_priority_goes_first(rt, gates):
     assert order == ["first", "high", "middle", "low"]
 
 
-async def test_a_single_call_does_not_wait_for_the_end_of_a_long_batch(rt, gates):
+async def test_a_single_call_does_not_wait_for_the_end_of_a_long_batch(rt, gates, new_pool):
     entered, leave = gates
     tool = sample_tools.Gated(entered, leave)
     order = []
@@ -117,7 +117,7 @@ async def test_a_single_call_does_not_wait_for_the_end_of_a_long_batch(rt, gates
         await pool.call(tool, 99)
         order.append("call")
 
-    async with ToolPool(1) as pool, anyio.create_task_group() as tasks:
+    async with new_pool(1) as pool, anyio.create_task_group() as tasks:
         tasks.start_soon(run, pool)
         await entered.wait()
         tasks.start_soon(call, pool)
@@ -126,18 +126,18 @@ async def test_a_single_call_does_not_wait_for_the_end_of_a_long_batch(rt, gates
     assert order.index("call") <= 3
 
 
-async def test_a_timeout_covers_the_wait(rt, gates):
+async def test_a_timeout_covers_the_wait(rt, gates, new_pool):
     entered, leave = gates
-    async with ToolPool(1) as pool:
+    async with new_pool(1) as pool:
         with pytest.raises(TimeoutError):
             await pool.call(sample_tools.Gated(entered, leave), 1, timeout=0.2)
         leave.open()
 
 
-async def test_a_cancelled_call_that_waits_is_never_run(rt, gates):
+async def test_a_cancelled_call_that_waits_is_never_run(rt, gates, new_pool):
     entered, leave = gates
     tool = sample_tools.Gated(entered, leave)
-    async with ToolPool(1) as pool:
+    async with new_pool(1) as pool:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(pool.call, tool, 0)
             await entered.wait()
@@ -149,19 +149,19 @@ async def test_a_cancelled_call_that_waits_is_never_run(rt, gates):
         assert pool.stats().items == 2
 
 
-async def test_a_pool_that_is_closed_ends_a_call_that_runs(rt, gates):
+async def test_a_pool_that_is_closed_ends_a_call_that_runs(rt, gates, new_pool):
     entered, leave = gates
 
     async def call(pool):
         with pytest.raises(asyncgpu.RequestError, match="closed before they were done"):
             await pool.call(sample_tools.Gated(entered, leave), 1)
 
-    async with anyio.create_task_group() as tasks, ToolPool(1) as pool:
+    async with anyio.create_task_group() as tasks, new_pool(1) as pool:
         tasks.start_soon(call, pool)
         await entered.wait()
 
 
-async def test_calls_held_back_go_together_as_soon_as_the_micro_batch_is_full(rt, gates):
+async def test_calls_held_back_go_together_as_soon_as_the_micro_batch_is_full(rt, gates, new_pool):
     entered, leave = gates
     leave.open()
     tool = sample_tools.GatedOnce(entered, leave)
@@ -170,27 +170,27 @@ async def test_calls_held_back_go_together_as_soon_as_the_micro_batch_is_full(rt
     async def call(pool):
         sizes.append(await pool.call(tool, 1, max_wait=600))
 
-    async with ToolPool(1) as pool, anyio.create_task_group() as tasks:
+    async with new_pool(1) as pool, anyio.create_task_group() as tasks:
         for _ in range(tool.max_batch):
             tasks.start_soon(call, pool)
     assert sizes == [tool.max_batch] * tool.max_batch
 
 
-async def test_a_call_that_nobody_joins_goes_when_its_wait_is_over(rt):
-    async with ToolPool(1) as pool:
+async def test_a_call_that_nobody_joins_goes_when_its_wait_is_over(rt, new_pool):
+    async with new_pool(1) as pool:
         with anyio.fail_after(60):
             for item in range(30):
                 assert await pool.call(sample_tools.Square(), item, max_wait=0.002) == item * item
 
 
 @pytest.mark.parametrize("count", [200])
-async def test_many_calls_at_once_each_get_their_own_answer(rt, count):
+async def test_many_calls_at_once_each_get_their_own_answer(rt, count, new_pool):
     answers = {}
 
     async def call(pool, item):
         answers[item] = await pool.call(sample_tools.Square(), item)
 
-    async with ToolPool() as pool, anyio.create_task_group() as tasks:
+    async with new_pool() as pool, anyio.create_task_group() as tasks:
         for item in range(count):
             tasks.start_soon(partial(call, pool, item))
     assert answers == {item: item * item for item in range(count)}

@@ -49,21 +49,21 @@ def endless():
         number += 1
 
 
-async def test_answers_of_an_async_iterable_come_in_the_order_of_its_items(rt):
+async def test_answers_of_an_async_iterable_come_in_the_order_of_its_items(rt, new_pool):
     source = Source(range(500))
-    async with ToolPool() as pool:
+    async with new_pool() as pool:
         assert await pool.run(sample_tools.Square(), source) == [i * i for i in range(500)]
     assert source.closed
 
 
-async def test_an_iterator_is_drawn_like_an_async_iterable(rt):
+async def test_an_iterator_is_drawn_like_an_async_iterable(rt, new_pool):
     items = (i for i in range(300))
-    async with ToolPool() as pool:
+    async with new_pool() as pool:
         assert await pool.run(sample_tools.Square(), items) == [i * i for i in range(300)]
 
 
-async def test_a_source_without_items_starts_nothing(rt):
-    async with ToolPool() as pool:
+async def test_a_source_without_items_starts_nothing(rt, new_pool):
+    async with new_pool() as pool:
         assert await pool.run(sample_tools.Square(), Source([])) == []
         assert [r async for r in pool.stream(sample_tools.Square(), iter(()))] == []
         assert all(slot.pid is None for slot in pool.stats().slots)
@@ -74,9 +74,9 @@ async def test_a_tool_by_itself_takes_a_source_too(rt):
 
 
 @pytest.mark.parametrize("look_ahead", [1, 7])
-async def test_no_more_items_are_out_than_the_look_ahead_says(rt, look_ahead):
+async def test_no_more_items_are_out_than_the_look_ahead_says(rt, look_ahead, new_pool):
     source = Source(range(40))
-    async with ToolPool() as pool:
+    async with new_pool() as pool:
         taken = 0
         tool = sample_tools.Square()
         async for result in pool.stream(tool, source, look_ahead=look_ahead):
@@ -86,12 +86,12 @@ async def test_no_more_items_are_out_than_the_look_ahead_says(rt, look_ahead):
     assert taken == 40
 
 
-async def test_by_default_four_micro_batches_for_each_worker_are_out(rt, gates):
+async def test_by_default_four_micro_batches_for_each_worker_are_out(rt, gates, new_pool):
     entered, leave = gates
     source = Source(endless())
     tool = sample_tools.Gated(entered, leave)
     async with (
-        ToolPool() as pool,
+        new_pool() as pool,
         aclosing(pool.stream(tool, source)) as results,
         anyio.create_task_group() as tg,
     ):
@@ -102,10 +102,10 @@ async def test_by_default_four_micro_batches_for_each_worker_are_out(rt, gates):
         leave.open()
 
 
-async def test_a_source_is_not_drawn_while_nobody_takes_results(rt):
+async def test_a_source_is_not_drawn_while_nobody_takes_results(rt, new_pool):
     source = Source(endless())
     async with (
-        ToolPool(1) as pool,
+        new_pool(1) as pool,
         aclosing(pool.stream(sample_tools.Square(), source, look_ahead=10)) as results,
     ):
         await anext(results)
@@ -118,12 +118,12 @@ async def test_a_source_is_not_drawn_while_nobody_takes_results(rt):
         assert source.drawn == 11
 
 
-async def test_in_order_a_slow_item_holds_the_source_back_too(rt, gates):
+async def test_in_order_a_slow_item_holds_the_source_back_too(rt, gates, new_pool):
     slow, _ = gates
     source = Source(["slow", *"abcdefghijklmnop"])
     tool = sample_tools.WaitsFor(slow).on("cuda")
     tool.max_batch = 1
-    async with ToolPool() as pool:
+    async with new_pool() as pool:
         seen = []
 
         async def iterate():
@@ -140,7 +140,7 @@ async def test_in_order_a_slow_item_holds_the_source_back_too(rt, gates):
     assert seen == list(range(17))
 
 
-async def test_results_come_while_the_source_has_more_to_give(rt):
+async def test_results_come_while_the_source_has_more_to_give(rt, new_pool):
     """The source waits for the answers to what it has given: only a real stream can serve it."""
     answered = [anyio.Event() for _ in range(4)]
 
@@ -149,16 +149,16 @@ async def test_results_come_while_the_source_has_more_to_give(rt):
             yield number
             await answered[number].wait()
 
-    async with ToolPool() as pool:
+    async with new_pool() as pool:
         async for result in pool.stream(sample_tools.Square(), source()):
             answered[result.index].set()
 
 
-async def test_the_costliest_item_of_those_at_hand_goes_first(rt, gates):
+async def test_the_costliest_item_of_those_at_hand_goes_first(rt, gates, new_pool):
     entered, leave = gates
     tool = sample_tools.GatedPrices(entered, leave)
     order = []
-    async with ToolPool(1) as pool, anyio.create_task_group() as tg:
+    async with new_pool(1) as pool, anyio.create_task_group() as tg:
 
         async def iterate():
             async for result in pool.stream(tool, Source([9, 1, 5, 3, 7]), look_ahead=5):
@@ -171,16 +171,16 @@ async def test_the_costliest_item_of_those_at_hand_goes_first(rt, gates):
     assert order == [9, 7, 5, 3, 1]
 
 
-async def test_equal_items_that_are_out_together_are_computed_once(rt):
-    async with ToolPool(1) as pool:
+async def test_equal_items_that_are_out_together_are_computed_once(rt, new_pool):
+    async with new_pool(1) as pool:
         answers = await pool.run(sample_tools.Lists(), iter("abaca"), look_ahead=5)
         assert answers == [["a"], ["b"], ["a"], ["c"], ["a"]]
         assert answers[0] is not answers[2]
         assert (pool.stats().items, pool.stats().merged) == (3, 2)
 
 
-async def test_seeds_are_those_of_a_list(rt):
-    async with ToolPool() as pool:
+async def test_seeds_are_those_of_a_list(rt, new_pool):
+    async with new_pool() as pool:
         listed = await pool.run(sample_tools.Seeded(), ["x"] * 6, seed=7)
         assert await pool.run(sample_tools.Seeded(), Source(["x"] * 6), seed=7) == listed
 
@@ -199,9 +199,9 @@ async def test_poison_fails_alone_and_killers_are_given_up(rt):
 
 
 @pytest.mark.parametrize("on_error", ["raise", "collect"])
-async def test_what_the_source_raises_ends_the_run_and_every_answer_is_kept(rt, on_error):
+async def test_what_the_source_raises_ends_the_run_and_every_answer_is_kept(rt, on_error, new_pool):
     broken = ConnectionError("the source is gone")
-    async with ToolPool() as pool:
+    async with new_pool() as pool:
         with pytest.raises(asyncgpu.PartialFailure) as caught:
             await pool.run(sample_tools.Square(), Source([1, 2], broken), on_error=on_error)
         assert caught.value.results == {0: 1, 1: 4}
@@ -209,7 +209,7 @@ async def test_what_the_source_raises_ends_the_run_and_every_answer_is_kept(rt, 
         assert caught.value.__cause__ is broken
 
 
-async def test_a_stream_gives_all_results_and_then_raises_what_the_source_raised(rt):
+async def test_a_stream_gives_all_results_and_then_raises_what_the_source_raised(rt, new_pool):
     source = Source([1, 2, 3], ConnectionError("the source is gone"))
     seen = []
 
@@ -217,26 +217,26 @@ async def test_a_stream_gives_all_results_and_then_raises_what_the_source_raised
         async for result in pool.stream(sample_tools.Square(), source):
             seen.append(result.value)
 
-    async with ToolPool() as pool:
+    async with new_pool() as pool:
         with pytest.raises(ConnectionError, match="gone"):
             await iterate(pool)
     assert sorted(seen) == [1, 4, 9]
     assert source.closed
 
 
-async def test_an_item_whose_cost_means_nothing_ends_the_run_by_name(rt):
-    async with ToolPool() as pool:
+async def test_an_item_whose_cost_means_nothing_ends_the_run_by_name(rt, new_pool):
+    async with new_pool() as pool:
         with pytest.raises(asyncgpu.PartialFailure, match="cost of item 1: -5") as caught:
             await pool.run(sample_tools.Priced(), Source([1, -5, 2]))
         assert list(caught.value.results) == [0]
 
 
-async def test_leaving_the_stream_closes_the_source_and_cancels_what_is_queued(rt, gates):
+async def test_leaving_the_stream_closes_the_source_and_cancels_what_is_queued(rt, gates, new_pool):
     entered, leave = gates
     leave.open()
     source = Source(endless())
     tool = sample_tools.Gated(entered, leave)
-    async with ToolPool(1) as pool:
+    async with new_pool(1) as pool:
         async with aclosing(pool.stream(tool, source, look_ahead=20)) as results:
             await anext(results)
         assert source.closed
@@ -246,7 +246,7 @@ async def test_leaving_the_stream_closes_the_source_and_cancels_what_is_queued(r
         assert pool.stats().items < 20
 
 
-async def test_a_cancelled_run_closes_a_source_that_waits(rt):
+async def test_a_cancelled_run_closes_a_source_that_waits(rt, new_pool):
     closed = []
 
     async def source():
@@ -258,13 +258,15 @@ async def test_a_cancelled_run_closes_a_source_that_waits(rt):
                 await anyio.lowlevel.checkpoint()
             closed.append(True)
 
-    async with ToolPool() as pool:
+    async with new_pool() as pool:
         with pytest.raises(TimeoutError):
             await pool.run(sample_tools.Square(), source(), timeout=0.2)
         assert closed == [True]
 
 
-async def test_a_source_that_will_not_close_is_left_after_a_while(rt, monkeypatch, caplog):
+async def test_a_source_that_will_not_close_is_left_after_a_while(
+    rt, monkeypatch, caplog, new_pool
+):
     monkeypatch.setattr("asyncgpu.tools.intake._CLOSE_SECONDS", 0.05)
 
     async def source():
@@ -275,14 +277,14 @@ async def test_a_source_that_will_not_close_is_left_after_a_while(rt, monkeypatc
             await anyio.sleep_forever()
 
     async with (
-        ToolPool() as pool,
+        new_pool() as pool,
         aclosing(pool.stream(sample_tools.Square(), source())) as results,
     ):
         await anext(results)
     assert "was not closed within" in caplog.text
 
 
-async def test_a_source_is_drawn_and_closed_in_one_task_with_the_caller_s_variables(rt):
+async def test_a_source_is_drawn_and_closed_in_one_task_with_the_caller_s_variables(rt, new_pool):
     tasks = set()
 
     async def source():
@@ -296,7 +298,7 @@ async def test_a_source_is_drawn_and_closed_in_one_task_with_the_caller_s_variab
             tasks.add(anyio.get_current_task().id)
 
     async with (
-        ToolPool() as pool,
+        new_pool() as pool,
         aclosing(pool.stream(sample_tools.Square(), source(), look_ahead=2)) as results,
     ):
         async for result in results:
@@ -305,8 +307,8 @@ async def test_a_source_is_drawn_and_closed_in_one_task_with_the_caller_s_variab
     assert len(tasks) == 1
 
 
-async def test_one_pool_s_results_may_be_another_one_s_items(rt):
-    async with ToolPool() as pool:
+async def test_one_pool_s_results_may_be_another_one_s_items(rt, new_pool):
+    async with new_pool() as pool:
         squares = pool.stream(sample_tools.Square(), range(20), ordered=True)
         values = (result.value async for result in squares)
         answers = await pool.run(sample_tools.Square(offset=1), values)
@@ -319,9 +321,9 @@ async def test_a_worker_killed_in_mid_run_loses_nothing(rt, tmp_path):
         assert await pool.run(tool, Source(range(20))) == list(range(1, 21))
 
 
-async def test_a_tool_that_cannot_be_loaded_ends_the_run_with_the_reason(rt):
+async def test_a_tool_that_cannot_be_loaded_ends_the_run_with_the_reason(rt, new_pool):
     source = Source(endless())
-    async with ToolPool() as pool:
+    async with new_pool() as pool:
         with pytest.raises(asyncgpu.ToolFailed, match="no such checkpoint"):
             await pool.run(sample_tools.LoadsBadly(), source)
         assert source.closed
@@ -330,11 +332,11 @@ async def test_a_tool_that_cannot_be_loaded_ends_the_run_with_the_reason(rt):
                 pass
 
 
-async def test_a_full_queue_refuses_the_source_and_closes_it(rt, gates):
+async def test_a_full_queue_refuses_the_source_and_closes_it(rt, gates, new_pool):
     entered, leave = gates
     tool = sample_tools.Gated(entered, leave)
     source = Source(range(3))
-    async with ToolPool(1, max_queue=1) as pool, anyio.create_task_group() as tasks:
+    async with new_pool(1, max_queue=1) as pool, anyio.create_task_group() as tasks:
         tasks.start_soon(pool.call, tool, 0)
         await entered.wait()
         tasks.start_soon(pool.call, tool, 1)
@@ -345,9 +347,9 @@ async def test_a_full_queue_refuses_the_source_and_closes_it(rt, gates):
         leave.open()
 
 
-async def test_a_pool_closed_under_a_stream_ends_it_with_the_reason(rt):
+async def test_a_pool_closed_under_a_stream_ends_it_with_the_reason(rt, new_pool):
     source = Source(endless())
-    pool = ToolPool(1)
+    pool = new_pool(1)
     async with pool:
         results = pool.stream(sample_tools.Square(), source, look_ahead=4)
         await anext(results)
@@ -357,9 +359,9 @@ async def test_a_pool_closed_under_a_stream_ends_it_with_the_reason(rt):
     assert source.closed
 
 
-async def test_progress_knows_no_total_until_the_source_has_ended(rt):
+async def test_progress_knows_no_total_until_the_source_has_ended(rt, new_pool):
     seen = []
-    async with ToolPool() as pool:
+    async with new_pool() as pool:
         await pool.run(sample_tools.Square(), Source(range(9)), progress=seen.append)
     assert seen[0].total is None
     assert not seen[0].finished
@@ -402,8 +404,8 @@ async def test_a_hundred_thousand_items_are_served_in_bounded_memory(rt, anyio_b
 
 
 @pytest.mark.parametrize("look_ahead", [0, -1, True, 1.5, "8"])
-async def test_a_look_ahead_that_means_nothing_is_refused(rt, look_ahead):
-    async with ToolPool() as pool:
+async def test_a_look_ahead_that_means_nothing_is_refused(rt, look_ahead, new_pool):
+    async with new_pool() as pool:
         with pytest.raises(asyncgpu.InvalidRequest, match="look_ahead"):
             await pool.run(sample_tools.Square(), [1], look_ahead=look_ahead)
 

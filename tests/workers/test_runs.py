@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from asyncgpu import worker
-from asyncgpu.workers import runs as runs_module
+from asyncgpu.workers import inside as inside_module
+from asyncgpu.workers.inside import Inside
 from asyncgpu.workers.runs import Runs
 
 
@@ -85,7 +86,7 @@ def test_outside_a_worker_nobody_cancels_and_nobody_listens():
 
 
 def test_inside_a_worker_the_public_functions_reach_its_runs(runs, reports, monkeypatch):
-    monkeypatch.setattr(runs_module, "_this_process", runs)
+    monkeypatch.setattr(inside_module, "_this_process", Inside(runs, None))
     runs.begin(1)
     worker.progress(1, 1)
     assert reports == [(1, 1, 1)]
