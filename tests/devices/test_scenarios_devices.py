@@ -53,6 +53,7 @@ async def test_s16_nobody_evicts_a_lease(manage, owner, asking):
     async with manage(1) as manager, anyio.create_task_group() as tasks:
         held = await leased(tasks, manager, "cuda")
         resident = asking(tasks, partial(manager.acquire, "cuda", owner=owner()))
+        await anyio.wait_all_tasks_blocked()
         lease = asking(tasks, manager.lease("cuda:0", preempt=True).__aenter__)
         await anyio.wait_all_tasks_blocked()
         assert not resident.done.is_set()
