@@ -58,6 +58,11 @@ async def initialize(
     options = {"device": f"cuda:{device_id}"} | runtime_options
     runtime = Runtime(total_vram_budget=total_vram_budget, **options)
     await runtime.open()
+    if ambient.runtimes_here() != [runtime]:
+        await runtime.aclose()
+        raise RequestError(
+            "a runtime was opened on this event loop at the same time; close it first"
+        )
     return runtime
 
 

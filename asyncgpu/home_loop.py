@@ -36,6 +36,13 @@ class HomeLoop(Protocol):
         """
         ...
 
+    def later(self, fn: Callable[..., object], *args: Any) -> bool:
+        """Call `fn` in the loop, never at once; from any thread, a finaliser included.
+
+        `fn` must be quick and must not raise. Return False if the loop is gone.
+        """
+        ...
+
 
 def home_loop() -> HomeLoop:
     """Return the loop that runs in this thread.
@@ -72,6 +79,9 @@ class _AsyncioLoop:
         if self.here():
             fn(*args)
             return True
+        return self.later(fn, *args)
+
+    def later(self, fn: Callable[..., object], *args: Any) -> bool:
         try:
             self._loop.call_soon_threadsafe(fn, *args, context=Context())
         except RuntimeError:  # the loop is closed
@@ -107,6 +117,9 @@ class _TrioLoop:
         if self.here():
             fn(*args)
             return True
+        return self.later(fn, *args)
+
+    def later(self, fn: Callable[..., object], *args: Any) -> bool:
         import trio
 
         try:

@@ -61,7 +61,7 @@ def parse_timeout(seconds: float | None, *, what: str = "timeout") -> float | No
     """Return `seconds`; None: no limit.
 
     Args:
-        seconds: 0 or more, infinity included.
+        seconds: 0 or more; infinity is no limit, too.
         what: names the quantity in the error.
 
     Raises:
@@ -73,4 +73,4 @@ def parse_timeout(seconds: float | None, *, what: str = "timeout") -> float | No
         raise InvalidRequest(f"{what}: {seconds!r} is not a number of seconds")
     if math.isnan(seconds) or seconds < 0:
         raise InvalidRequest(f"{what}: {seconds} seconds; it must be 0 or more")
-    return seconds
+    return None if math.isinf(seconds) else seconds

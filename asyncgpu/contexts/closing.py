@@ -66,6 +66,7 @@ class Closing:
             raise RequestError(f"{core}: closing it inside its own session would wait for itself")
         core.activity.refuse()
         core.turns.close()
+        core.memory.refuse()
         with anyio.move_on_after(timeout) as scope:
             await self._drain()
         if scope.cancelled_caught:
@@ -84,6 +85,7 @@ class Closing:
             return
         self._given_back = anyio.Event()
         self._core.activity.abandon()
+        self._core.memory.refuse()
         with ExitStack() as last_first:
             self._last_acts(last_first)
             last_first.callback(self._core.waiter.end)
@@ -123,9 +125,15 @@ class Closing:
         with ExitStack() as last_first:
             self._last_acts(last_first)
             self._core.activity.close()
-            await self._thread.stop()
-            await self._core.waiter.stop()
-            await anyio.to_thread.run_sync(self._core.memory.close)
+            try:
+                await self._thread.stop()
+                await self._core.waiter.stop()
+                await anyio.to_thread.run_sync(self._core.memory.close)
+            except BaseException:
+                # asyncio's own cancellation goes through every shield.
+                self._core.waiter.end()
+                self._core.memory.close()
+                raise
 
     def _last_acts(self, last_first: ExitStack) -> None:
         """Put on the stack what ends a closing: each is done, even if one before it raises."""

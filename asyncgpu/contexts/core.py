@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from ..errors import ContextClosed, NoRuntime, RequestError
+from ..home_loop import home_loop
 from ..ports import Driver, DriverStream
 from .activity import Activity, Work
 from .carried import open_sessions
@@ -32,6 +33,7 @@ class ContextCore:
         turns: the turns of its sessions and calls.
         memory: its share of its device's memory.
         waiter: its markers, and the waiting for them.
+        loop: the runtime's.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ContextCore:
         self.turns = turns
         self.memory = memory
         self.waiter = Waiter(name, stream)
+        self.loop = home_loop()
         self._hooks: set[StepHook] = set()
         self._pid = os.getpid()
 
@@ -110,6 +113,12 @@ class ContextCore:
         self._check_process()
         if self.activity.closed:
             raise ContextClosed(f"{self} is closed")
+
+    def check_accepts(self) -> None:
+        """Raise `ContextClosed` if it takes no new work here; see `begin`."""
+        self.check_open()
+        if self.activity.closing and not self.is_around():
+            raise ContextClosed(f"{self} is closing")
 
     async def drain(self, marker: Marker, finish: Callable[[], None]) -> None:
         """Wait for `marker`, then call `finish`; if cancelled, let the waiter thread do both.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 
 from ..devices.memory import DeviceMemory
-from ..errors import OutOfDeviceMemory, VRAMBudgetExceeded
+from ..errors import ContextClosed, OutOfDeviceMemory, VRAMBudgetExceeded
 from ..policy.context_limits import ContextLimits
 from ..policy.pressure import PressureMarks
 from ..ports import DriverMemory, Refusal
@@ -65,11 +65,16 @@ class ContextMemory:
         self._pressure = pressure
         self._marks = marks
         self._ceiling = ceiling
-        # Guards the marks and the lift, which any thread may move.
-        self._lock = threading.Lock()
+        # Guards the marks, the lift and the end, which any thread may bring. Reentrant, for
+        # finalisers.
+        self._lock = threading.RLock()
         self._lifted = False
         self._keeping = 0
+        # What `set_aside` is to reach for each key; and the keys for which it has not yet.
         self._goals: dict[object, int] = {}
+        self._waiting: set[object] = set()
+        self._refusing = False
+        self._closed = False
 
     @property
     def enforced(self) -> bool:
@@ -91,13 +96,15 @@ class ContextMemory:
     @property
     def left(self) -> int:
         """Bytes it could be charged now."""
-        return 0 if self._ledger.read(self._account) is None else self._headroom()
+        with self._lock:
+            return 0 if self._closed else self._ledger.headroom(self._account)
 
     def usage(self) -> ContextUsage:
         """Return a snapshot."""
         self.driver.settle()
-        reading = self._ledger.read(self._account)
         live = self.driver.live()
+        # Second, so that `used` is never more than `peak`.
+        reading = self._ledger.read(self._account)
         return ContextUsage(
             used=live,
             cached=0 if reading is None else max(0, reading.used - live),
@@ -113,28 +120,50 @@ class ContextMemory:
         """Reserve `nbytes` beyond what it uses and has set aside; `give_back` ends it.
 
         Raises:
+            ContextClosed: the context was closed meanwhile.
             InfeasibleRequest: more than this program may use of the device.
             TimeoutError: there was no room on the device in time.
             VRAMBudgetExceeded: more than its own budget leaves, and no handler allowed it.
         """
-        await self._within_budget(nbytes)
-        self._goals[key] = self._claimed() + nbytes
+        with self.keeping_lifts():
+            await self._within_budget(nbytes)
+            self._check_open()
+            self._goals[key] = self._claimed() + nbytes
+            self._waiting.add(key)
         try:
+            target = max(self.limits.reservation, *self._goals.values())
             reading = self._ledger.read(self._account)
-            if reading is not None and self._target() > reading.reserved:
+            if reading is None or target > reading.reserved:
                 await self.device.secure(
-                    self._account, self._target(), self.limits.qos, timeout=timeout
+                    self._account,
+                    target,
+                    self.limits.qos,
+                    timeout=timeout,
+                    check=self._check_open,
                 )
         except BaseException:
             self.give_back(key)
             raise
+        self._waiting.discard(key)
 
     def give_back(self, key: object) -> None:
         """End what `set_aside` began."""
         del self._goals[key]
-        if self._ledger.read(self._account) is not None:
-            self._ledger.reserve(self._account, self._target())
+        self._waiting.discard(key)
+        reached = [goal for each, goal in self._goals.items() if each not in self._waiting]
+        with self._lock:
+            if not self._closed:
+                self.device.lower(self._account, max(self.limits.reservation, *reached, 0))
         self.changed()
+
+    def refuse(self) -> None:
+        """Set nothing aside any more; whoever waits for room is told that the context closes."""
+        self._refusing = True
+        self.device.dismiss(self._account)
+
+    def _check_open(self) -> None:
+        if self._refusing:
+            raise ContextClosed(f"context {self.context.name!r} is closed: it gets no more room")
 
     async def _within_budget(self, nbytes: int) -> None:
         def fits() -> bool:
@@ -175,7 +204,7 @@ class ContextMemory:
         """Do what can be done so that the work that failed with `error` succeeds next time."""
         await self.trim()
         if isinstance(error, OutOfDeviceMemory):
-            await self.device.relieve(lambda: error.requested - self._headroom())
+            await self.device.relieve(lambda: 0 if self._closed else error.requested - self.left)
             return
         cap = self._cap()
         allowed = await self._pressure.ask(self.context, error.requested, error.available)
@@ -185,10 +214,19 @@ class ContextMemory:
 
     async def trim(self) -> None:
         """Give back what torch keeps for it and does not use."""
-        await anyio.to_thread.run_sync(self.driver.trim)
-        self.device.changed()
+        if not self._closed:
+            await anyio.to_thread.run_sync(self.driver.trim)
+            self.device.changed()
 
     # --------------------------------------------------------------------------- over time
+
+    async def refresh(self) -> None:
+        """Work is about to begin: take in what other programs have given back meanwhile."""
+        await self.device.capacity.refresh()
+
+    def refresh_blocking(self) -> None:
+        """As `refresh`, in a thread that may block."""
+        self.device.capacity.refresh_blocking()
 
     def look(self) -> None:
         """See whether its use has passed a mark. From any thread."""
@@ -224,10 +262,12 @@ class ContextMemory:
 
     def close(self) -> None:
         """Give everything back but live tensors, which stay charged. May block; idempotent."""
+        self.refuse()
         self.driver.close()
-        if self._ledger.read(self._account) is not None:
-            self._ledger.close(self._account)
-        self.device.changed()
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self.device.close(self._account)
 
     async def _tell(self) -> None:
         await self.trim()
@@ -235,8 +275,9 @@ class ContextMemory:
 
     def _lift(self, cap: int) -> None:
         with self._lock:
-            self._lifted = True
-            self._ledger.set_cap(self._account, max(cap, self._cap() or 0))
+            if not self._closed:
+                self._ledger.set_cap(self._account, max(cap, self._cap() or 0))
+                self._lifted = True
 
     def _end_lift(self) -> None:
         most = self.limits.max_vram
@@ -244,7 +285,7 @@ class ContextMemory:
             if not self._lifted or self._keeping or most is None or self._claimed() > most:
                 return
             self._lifted = False
-            if self._ledger.read(self._account) is not None:
+            if not self._closed:
                 self._ledger.set_cap(self._account, most)
 
     # ----------------------------------------------------------------------------- details
@@ -253,13 +294,7 @@ class ContextMemory:
         reading = self._ledger.read(self._account)
         return None if reading is None else reading.cap
 
-    def _headroom(self) -> int:
-        return self._ledger.headroom(self._account)
-
     def _claimed(self) -> int:
         """What it uses, or has set aside by `set_aside`."""
         reading = self._ledger.read(self._account)
         return max(0 if reading is None else reading.used, *self._goals.values(), 0)
-
-    def _target(self) -> int:
-        return max(self.limits.reservation, *self._goals.values(), 0)

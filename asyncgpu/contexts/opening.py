@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import anyio
-import anyio.to_thread
-
 from ..devices.memories import DeviceMemories
 from ..devices.memory import DeviceMemory
 from ..policy.context_limits import ContextLimits
 from ..policy.pressure import PressureMarks
 from ..ports import ComputeShare, Driver, DriverMemory, DriverStream
 from .closing import StartSoon
+from .made_in_thread import made_in_thread
 from .memory import ContextMemory
 from .partition import Partition
 from .pressure import Pressure
@@ -87,12 +85,12 @@ class Opening:
             if limits.reservation:
                 await device.secure(account, limits.reservation, limits.qos, timeout=timeout)
             sms = None if partition is None else partition.share
-            stream, driver = await anyio.to_thread.run_sync(
-                self._open_parts, index, limits.qos.rank, sms, device, account
+            stream, driver = await made_in_thread(
+                lambda: self._open_parts(index, limits.qos.rank, sms, device, account),
+                _close_parts,
             )
         except BaseException:
-            device.ledger.close(account)
-            device.changed()
+            device.close(account)
             raise
         ceiling = None if partition is None else partition.memory_limit
         return Share(stream, self._context_memory(limits, device, account, driver, ceiling))
@@ -131,3 +129,9 @@ class Opening:
             marks=PressureMarks(limits.max_vram or device.budget, soft=soft, hard=hard),
             ceiling=ceiling,
         )
+
+
+def _close_parts(parts: tuple[DriverStream, DriverMemory]) -> None:
+    stream, memory = parts
+    stream.close()
+    memory.close()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import traceback
+import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType, TracebackType
 
 from .memory import ContextMemory
 
-__all__ = ["in_our_words", "translating"]
+__all__ = ["in_our_words", "raise_from", "translating"]
 
 
 @contextmanager
@@ -22,14 +23,11 @@ def translating(memory: ContextMemory) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        ours = in_our_words(memory, error)
-        if ours is error:
-            raise
-        raise ours from error
+        raise_from(in_our_words(memory, error), error)
+        raise
     finally:
         memory.changed()
-    if (over := memory.overdrawn()) is not None:
-        raise over
+    raise_from(memory.overdrawn(), None)
 
 
 def in_our_words(memory: ContextMemory, error: Exception) -> Exception:
@@ -40,5 +38,35 @@ def in_our_words(memory: ContextMemory, error: Exception) -> Exception:
     """
     ours = memory.translated(error)
     if ours is not error:
-        traceback.clear_frames(error.__traceback__)
+        _let_go(error.__traceback__)
     return ours
+
+
+def raise_from(ours: BaseException | None, error: BaseException | None) -> None:
+    """Raise `ours` because of `error`, unless there is none, or it is just that one.
+
+    Here, so that no frame of its traceback refers to it: the cycle would keep what all of those
+    frames know, the caller's tensors among them, until the next garbage collection.
+    """
+    try:
+        if ours is not None and ours is not error:
+            raise ours from error
+    finally:
+        del ours
+
+
+def _let_go(trace: TracebackType | None) -> None:
+    while trace is not None:
+        if _has_ended(trace.tb_frame):
+            with suppress(RuntimeError):
+                trace.tb_frame.clear()
+        trace = trace.tb_next
+
+
+def _has_ended(frame: FrameType) -> bool:
+    """Whether a frame has ended, and is not a coroutine's that waits.
+
+    An error may come by several tasks, one of which has caught it and goes on. To clear its frame
+    would end that task, before Python 3.13. A frame owns what it refers to only once it has ended.
+    """
+    return frame.f_code in gc.get_referents(frame)

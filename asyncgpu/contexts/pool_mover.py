@@ -160,8 +160,10 @@ class PoolMover:
         try:
             await self._in_thread(self._blocks.close)
         finally:
-            await self._waiter.stop()
-            self._stream.close()
+            try:
+                await self._waiter.stop()
+            finally:
+                self._stream.close()
 
     # ------------------------------------------------------------------------------- details
 

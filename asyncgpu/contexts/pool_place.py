@@ -76,8 +76,10 @@ class PoolPlaces:
 
         async def leave() -> None:
             # The stream is the mover's.
-            await anyio.to_thread.run_sync(memory.close)
-            claim.release()
+            try:
+                await anyio.to_thread.run_sync(memory.close)
+            finally:
+                claim.release()
 
         try:
             mover = await self._mover(

@@ -73,7 +73,7 @@ class Pressure:
                 self._wake = new_promise()
                 passed, self._passed = self._passed, []
                 for crossing in passed:
-                    tasks.start_soon(crossing)
+                    tasks.start_soon(_see_to, crossing)
 
     def passed(self, crossing: Crossing) -> None:
         """Await `crossing` soon, in a task of the runtime; from any thread."""
@@ -155,6 +155,14 @@ class Pressure:
                 "memory pressure handler %r raised, which counts as False", registration.handler
             )
             return False
+
+
+async def _see_to(crossing: Crossing) -> None:
+    try:
+        await crossing()
+    except Exception:
+        # The next one must still be seen to.
+        log.exception("a context has passed a memory mark, and it could not be seen to")
 
 
 @contextmanager

@@ -95,6 +95,7 @@ class ContextRegistry:
         partition: Partition | str | None = None,
         max_concurrent_sessions: int | None = None,
         timeout: float | None = None,
+        claim: Claim | None = None,
     ) -> ExecutionContext:
         """Open a context, waiting for its reservation.
 
@@ -107,6 +108,9 @@ class ContextRegistry:
             partition: where it belongs, or the id of that; None: the whole device.
             max_concurrent_sessions: sessions at once; None: no limit.
             timeout: seconds to wait for the reservation; None: no limit.
+            claim: the share of the device that it lives in, where its owner has that already and is
+                a worker. Then its calls take no turns of the device: one may wait for another
+                worker there, which would have to wait for its turn. None: a share of its own.
 
         Raises:
             DeviceLost: the device has had a fault.
@@ -130,7 +134,8 @@ class ContextRegistry:
             limits = within.enter(name, limits)
         self._contexts[name] = None
         try:
-            claim = await self._devices.reserve(
+            turns = self._turns[index] if claim is None else DeviceTurns()
+            claim = claim or await self._devices.reserve(
                 index, owner_name=name, vram=limits.reservation, qos=qos, timeout=timeout
             )
             try:
@@ -151,7 +156,7 @@ class ContextRegistry:
                 claim=claim,
                 start_soon=self._start_soon,
                 max_concurrent_sessions=max_concurrent_sessions,
-                device_turns=self._turns[index],
+                device_turns=turns,
                 timeline=self._timeline,
                 on_closed=lambda: self._forget(name, within),
             )
@@ -167,7 +172,8 @@ class ContextRegistry:
 
     def contexts(self) -> list[ExecutionContext]:
         """Return the open contexts, oldest first."""
-        return [context for context in self._contexts.values() if context is not None]
+        # A copy first: a thread may ask, on behalf of a context that needs room.
+        return [context for context in list(self._contexts.values()) if context is not None]
 
     def names(self) -> list[str]:
         """Return the names of the open contexts, oldest first."""

@@ -29,7 +29,7 @@ class Reservation:
         if self._entered:
             raise SessionMisuse(f"{self}: a reservation is entered once; make a new one")
         self._entered = True
-        self._context._core.check_open()
+        self._context._core.check_accepts()
         await self._context._core.memory.set_aside(self, self._nbytes, self._timeout)
 
     async def __aexit__(

@@ -98,6 +98,7 @@ class ContextServices:
             await self.registry.aclose(timeout=self._close_timeout)
         except Exception as error:  # noqa: BLE001 - closing goes on; the log says what was left
             log.warning("closing the runtime: %s", error)
+        finally:
             self.registry.abandon()
 
 

@@ -13,7 +13,7 @@ from ..units import parse_timeout
 from .activity import Work
 from .carried import CarriedSession
 from .current import apply_here, leave
-from .out_of_memory import in_our_words
+from .out_of_memory import in_our_words, raise_from
 from .session_turn import take_turn, take_turn_now
 from .step_hook import StepHook
 from .turn import Turn
@@ -73,6 +73,7 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
         """
         core = self._context._core
         core.check_open()
+        await core.memory.refresh()
         hook = self._hook()
         session = self._new_session()
         turn = await take_turn(session, self._timeout)
@@ -133,6 +134,8 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
                     "use `async with`, or synchronize=False"
                 )
             hook = core.hook()
+        else:
+            core.memory.refresh_blocking()
         session = self._new_session()
         thread = threading.current_thread().name
         self._begin(session, take_turn_now(session, self._timeout), f"session of thread {thread}")
@@ -175,6 +178,9 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
 
     async def _drain(self, error: BaseException | None) -> None:
         core = self._context._core
+        if isinstance(error, GeneratorExit):
+            core.loop.later(self._drain_later)
+            return
         marker = self._mark(error)
         if marker is None:
             self._finish()
@@ -183,8 +189,23 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
         else:
             core.drain_later(marker, self._finish)
 
+    def _drain_later(self) -> None:
+        """Drain for a coroutine or generator that is being closed.
+
+        It may be a garbage collection that does so, in a thread that is in the middle of anything
+        and holds our locks. So this is called in the loop.
+        """
+        marker = self._mark(GeneratorExit())
+        if marker is None:
+            self._finish()
+        else:
+            self._context._core.drain_later(marker, self._finish)
+
     def _drain_blocking(self, error: BaseException | None) -> None:
         core = self._context._core
+        if isinstance(error, GeneratorExit):
+            core.loop.later(self._drain_later)
+            return
         marker = self._mark(error)
         if marker is not None and not _may_wait(error):
             core.drain_later(marker, self._finish)
@@ -234,13 +255,10 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
     def _check_memory(self, error: BaseException | None) -> None:
         """Raise our error if the block was left with torch's, or has taken too much unnoticed."""
         memory = self._context._core.memory
-        ours: BaseException | None
         if isinstance(error, Exception):
-            ours = in_our_words(memory, error)
-        else:
-            ours = memory.overdrawn() if error is None else None
-        if ours is not None and ours is not error:
-            raise ours from error
+            raise_from(in_our_words(memory, error), error)
+        elif error is None:
+            raise_from(memory.overdrawn(), None)
 
     def _finish(self) -> None:
         """Give the turn back and end the work; from any thread, once."""

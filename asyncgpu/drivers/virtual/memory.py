@@ -73,7 +73,8 @@ class VirtualMemory:
 
     def live(self) -> int:
         self._enter_dead()
-        return self._segments.live
+        with self._lock:  # An allocation is entered before it is charged, and may yet be refused.
+            return self._segments.live
 
     def settle(self) -> None:
         """Do nothing: an allocation is charged when it is made."""
