@@ -26,7 +26,7 @@ def bound_to(context: ExecutionContext, fn: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(fn)
     def bound(*args: P.args, **kwargs: P.kwargs) -> R:
-        core.memory.refresh_blocking()
+        core.memory.device.capacity.refresh_blocking()
         session = CarriedSession(core, context, inference=False)
         work = core.begin(what, category="run")
         try:

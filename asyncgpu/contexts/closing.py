@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from typing import Protocol
 
 import anyio
-import anyio.to_thread
 
 from ..errors import DeviceError, RequestError
 from ..units import parse_timeout
@@ -115,7 +114,8 @@ class Closing:
             await self._core.waiter.wait(self._core.waiter.record())
         except DeviceError as error:
             # Lost work is no reason to keep the rest; whoever waited for it has been told.
-            _log.warning("%s: closed with lost work: %s", self._core, error)
+            # As text: a log that keeps its records would keep what the error knows.
+            _log.warning("%s: closed with lost work: %s", self._core, str(error))
 
     async def _give_back(self) -> None:
         if self._given_back is not None:
@@ -128,7 +128,7 @@ class Closing:
             try:
                 await self._thread.stop()
                 await self._core.waiter.stop()
-                await anyio.to_thread.run_sync(self._core.memory.close)
+                await self._core.memory.aclose()
             except BaseException:
                 # asyncio's own cancellation goes through every shield.
                 self._core.waiter.end()

@@ -209,7 +209,7 @@ class ExecutionContext:
             return await self._call(fn, call)
 
     async def _call(self, fn: Callable[..., object], call: Callable[[], R]) -> R:
-        await self._core.memory.refresh()
+        await self._core.memory.device.capacity.refresh()
         session = CarriedSession(self._core, self, inference=False)
         session.turn = await take_turn_for_call(session)
         with translating(self._core.memory):

@@ -220,14 +220,6 @@ class ContextMemory:
 
     # --------------------------------------------------------------------------- over time
 
-    async def refresh(self) -> None:
-        """Work is about to begin: take in what other programs have given back meanwhile."""
-        await self.device.capacity.refresh()
-
-    def refresh_blocking(self) -> None:
-        """As `refresh`, in a thread that may block."""
-        self.device.capacity.refresh_blocking()
-
     def look(self) -> None:
         """See whether its use has passed a mark. From any thread."""
         self.driver.settle()
@@ -268,6 +260,15 @@ class ContextMemory:
             if not self._closed:
                 self._closed = True
                 self.device.close(self._account)
+
+    async def aclose(self) -> None:
+        """As `close`, in a worker thread."""
+        try:
+            await anyio.to_thread.run_sync(self.close)
+        except BaseException:
+            # asyncio's own cancellation goes through every shield: here, then, and now.
+            self.close()
+            raise
 
     async def _tell(self) -> None:
         await self.trim()

@@ -77,7 +77,7 @@ class PoolPlaces:
         async def leave() -> None:
             # The stream is the mover's.
             try:
-                await anyio.to_thread.run_sync(memory.close)
+                await memory.aclose()
             finally:
                 claim.release()
 

@@ -73,7 +73,7 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
         """
         core = self._context._core
         core.check_open()
-        await core.memory.refresh()
+        await core.memory.device.capacity.refresh()
         hook = self._hook()
         session = self._new_session()
         turn = await take_turn(session, self._timeout)
@@ -135,7 +135,7 @@ class context_session:  # noqa: N801 - reads as a statement, like contextlib's m
                 )
             hook = core.hook()
         else:
-            core.memory.refresh_blocking()
+            core.memory.device.capacity.refresh_blocking()
         session = self._new_session()
         thread = threading.current_thread().name
         self._begin(session, take_turn_now(session, self._timeout), f"session of thread {thread}")
